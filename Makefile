@@ -1,0 +1,158 @@
+# varve: one Makefile, not recursive. Sources and tests are found by wildcard,
+# so a new file needs no edit here.
+#
+#   make              build everything          make demo    show the main job
+#   make check        build and run all tests   make lint    style and layering
+#   V=1 shows commands; SAN=address,undefined builds with sanitizers;
+#   CC=clang picks the compiler; DESTDIR and PREFIX steer `make install`.
+
+SHELL       := /bin/bash
+CC          ?= gcc
+ifeq ($(origin CC),default)
+CC          := gcc
+endif
+PYTHON      ?= /usr/bin/python3
+PREFIX      ?= /usr/local
+SAN         ?=
+BUILD_ROOT  ?= build
+comma       := ,
+VARIANT     := $(notdir $(CC))$(if $(SAN),-$(subst $(comma),-,$(SAN)))
+BUILD       := $(BUILD_ROOT)/$(VARIANT)
+GEN         := $(BUILD_ROOT)/gen
+PKGS        := glib-2.0 gio-2.0 gio-unix-2.0 json-c liburing zlib libzstd
+
+ifeq ($(V),1)
+Q :=
+else
+Q := @
+endif
+
+# Goals that must work before the packages are there.
+NO_PKG_GOALS := deps help demo check clean
+need_pkgs    := $(if $(MAKECMDGOALS),$(filter-out $(NO_PKG_GOALS),$(MAKECMDGOALS)),all)
+ifneq ($(need_pkgs),)
+PKG_CFLAGS  := $(shell pkg-config --cflags $(PKGS))
+PKG_LIBS    := $(shell pkg-config --libs $(PKGS)) -laio
+endif
+
+OPT         ?= $(if $(SAN),-O1,-O2)
+WARN        := -Wall -Wextra -Werror -Wno-unused-parameter -Wstrict-prototypes \
+               -Wmissing-prototypes -Wvla -Wshadow -Wpointer-arith \
+               -Wimplicit-fallthrough
+CFLAGS_ALL   = -std=gnu11 -g $(OPT) $(WARN) -D_GNU_SOURCE -fno-strict-aliasing \
+               -fno-omit-frame-pointer -pthread -Iinclude -I. -I$(GEN) \
+               $(if $(SAN),-fsanitize=$(SAN) -fno-sanitize-recover=all) \
+               $(PKG_CFLAGS) $(CFLAGS)
+LDFLAGS_ALL  = -pthread $(if $(SAN),-fsanitize=$(SAN)) $(LDFLAGS)
+
+LIB_DIRS    := util aio qapi block hw nbd qmp
+LIB_SRC     := $(sort $(foreach d,$(LIB_DIRS),\
+                 $(shell find $(d) -name '*.c' 2>/dev/null)))
+# util to qmp: the library that every program and test links.
+PROGRAMS    := $(sort $(foreach p,varved varve-img varve-io,\
+                 $(if $(wildcard tools/$(p)/*.c),$(p))))
+TOOLS_COMMON := $(wildcard tools/common/*.c)
+UNIT_SRC    := $(sort $(wildcard tests/unit/test_*.c))
+UNIT_NAMES  := $(patsubst tests/unit/%.c,%,$(UNIT_SRC))
+UNIT_LIB    := $(sort $(wildcard tests/unit/lib/*.c))
+BENCH_SRC   := $(sort $(wildcard tests/bench/bench_*.c))
+FUZZ_SRC    := $(sort $(wildcard tests/fuzz/fuzz_*.c))
+SCHEMA      := $(sort $(wildcard qapi/*.json))
+GENERATOR   := $(sort $(wildcard qapi/gen/*.py) $(wildcard qapi/*.py))
+GEN_STAMP   := $(if $(SCHEMA),$(GEN)/.stamp)
+GEN_SRC      = $(if $(SCHEMA),$(GEN)/qapi/types.c $(GEN)/qapi/introspect.c \
+                 $(GEN)/qmp/commands.c)
+
+LIB_OBJ      = $(LIB_SRC:%.c=$(BUILD)/%.o) $(GEN_SRC:$(GEN)/%.c=$(BUILD)/gen/%.o)
+LIB          = $(BUILD)/libvarve.a
+
+.PHONY: all deps demo check check-unit check-integration bench fuzz lint \
+        install help clean build-tests programs
+.SECONDARY:
+
+all: programs
+
+programs: $(PROGRAMS:%=$(BUILD)/%)
+
+help:
+	@sed -n '/^#/!q;s/^# \{0,1\}//p' Makefile
+
+deps:
+	$(Q)scripts/install-deps
+
+# ---- generated code -------------------------------------------------------
+ifneq ($(SCHEMA),)
+$(GEN_STAMP): $(SCHEMA) $(GENERATOR)
+	@echo "  GEN   qapi"
+	$(Q)mkdir -p $(GEN)
+	$(Q)$(PYTHON) qapi/gen/main.py --output $(GEN) qapi/schema.json
+	$(Q)touch $@
+$(GEN_SRC): $(GEN_STAMP)
+endif
+
+# ---- objects and programs -------------------------------------------------
+$(BUILD)/%.o: %.c | $(GEN_STAMP)
+	@echo "  CC    $<"
+	@mkdir -p $(@D)
+	$(Q)$(CC) $(CFLAGS_ALL) -MMD -MP -c -o $@ $<
+
+$(BUILD)/gen/%.o: $(GEN)/%.c
+	@echo "  CC    $<"
+	@mkdir -p $(@D)
+	$(Q)$(CC) $(CFLAGS_ALL) -MMD -MP -c -o $@ $<
+
+$(LIB): $(LIB_OBJ)
+	@echo "  AR    $@"
+	$(Q)rm -f $@ && ar rcs $@ $^
+
+define program_rule
+$(BUILD)/$(1): $(patsubst %.c,$(BUILD)/%.o,$(wildcard tools/$(1)/*.c) $(TOOLS_COMMON)) $(LIB)
+	@echo "  LINK  $$@"
+	$(Q)$(CC) $$(LDFLAGS_ALL) -o $$@ $$^ $$(PKG_LIBS)
+endef
+$(foreach p,$(PROGRAMS),$(eval $(call program_rule,$(p))))
+
+UNIT_LIB_OBJ = $(UNIT_LIB:%.c=$(BUILD)/%.o)
+$(BUILD)/tests/unit/%: $(BUILD)/tests/unit/%.o $(UNIT_LIB_OBJ) $(LIB)
+	@echo "  LINK  $@"
+	$(Q)$(CC) $(LDFLAGS_ALL) -o $@ $^ $(PKG_LIBS) -lcmocka
+
+$(BUILD)/tests/bench/%: $(BUILD)/tests/bench/%.o $(LIB)
+	@echo "  LINK  $@"
+	$(Q)$(CC) $(LDFLAGS_ALL) -o $@ $^ $(PKG_LIBS)
+
+build-tests: $(UNIT_NAMES:%=$(BUILD)/tests/unit/%)
+
+-include $(shell find $(BUILD) -name '*.d' 2>/dev/null)
+
+# ---- running ---------------------------------------------------------------
+demo: deps
+	$(Q)$(MAKE) --no-print-directory -j2 all
+	$(Q)scripts/demo $(BUILD)
+
+check: deps
+	$(Q)tests/run all
+
+check-unit:
+	$(Q)tests/run unit
+
+check-integration:
+	$(Q)tests/run integration
+
+bench: all
+	$(Q)tests/bench/run $(BUILD)
+
+fuzz:
+	$(Q)tests/fuzz/run $(FUZZ_TIME)
+
+lint:
+	$(Q)scripts/lint
+
+install: all
+	install -d $(DESTDIR)$(PREFIX)/bin
+	$(foreach p,$(PROGRAMS),install -m 755 $(BUILD)/$(p) $(DESTDIR)$(PREFIX)/bin/ &&) true
+	install -d $(DESTDIR)$(PREFIX)/share/man/man1
+	$(foreach m,$(wildcard docs/man/*.1),install -m 644 $(m) $(DESTDIR)$(PREFIX)/share/man/man1/ &&) true
+
+clean:
+	rm -rf $(BUILD_ROOT)

@@ -1,0 +1,34 @@
+/*
+ * Ordered access to memory that another thread or a guest shares.
+ *
+ * The only atomics of the project live in aio/; device models use these names
+ * for ring indices (virtio 1.1, 2.6.7 and 2.6.8: the driver and the device must
+ * order index updates against the entries they cover).
+ */
+#ifndef VARVE_AIO_ATOMIC_H
+#define VARVE_AIO_ATOMIC_H
+
+#include <stdint.h>
+
+static inline uint16_t load_acquire_u16(const uint16_t *p)
+{
+    return __atomic_load_n(p, __ATOMIC_ACQUIRE);
+}
+
+static inline uint16_t load_relaxed_u16(const uint16_t *p)
+{
+    return __atomic_load_n(p, __ATOMIC_RELAXED);
+}
+
+static inline void store_release_u16(uint16_t *p, uint16_t v)
+{
+    __atomic_store_n(p, v, __ATOMIC_RELEASE);
+}
+
+/* A full barrier: store, then look at what the other side stored. */
+static inline void memory_barrier(void)
+{
+    __atomic_thread_fence(__ATOMIC_SEQ_CST);
+}
+
+#endif

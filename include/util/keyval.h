@@ -1,0 +1,27 @@
+/*
+ * "key=value,key=value" as people type it on a command line.
+ *
+ * A comma inside a value is written ",,". A first element without '=' may
+ * stand for an implied key; a later one "foo" means foo=on, and "nofoo" foo=off
+ * is not supported. Keys may be dotted ("file.filename"); this file only splits,
+ * qapi/options.h makes a tree of them and decodes it by the schema.
+ */
+#ifndef VARVE_UTIL_KEYVAL_H
+#define VARVE_UTIL_KEYVAL_H
+
+#include <glib.h>
+
+struct keyval {
+    char *key;
+    char *value;
+};
+
+/* An array of struct keyval in the order given; free with g_ptr_array_unref().
+ * implied_key may be NULL. NULL and *error for a malformed string. */
+GPtrArray *keyval_split(const char *text, const char *implied_key,
+                        GError **error);
+/* "64k", "1.5G", "0x200", "512" as bytes, with the suffixes b k K M G T P E
+ * (powers of 1024). false and *error if malformed, negative or too large. */
+bool keyval_parse_size(const char *text, uint64_t *bytes, GError **error);
+
+#endif
