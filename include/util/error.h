@@ -8,6 +8,8 @@
 #ifndef VARVE_UTIL_ERROR_H
 #define VARVE_UTIL_ERROR_H
 
+#include <stdbool.h>
+
 #include <glib.h>
 
 #define VARVE_ERROR varve_error_quark()

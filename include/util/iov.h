@@ -38,9 +38,11 @@ struct iov iov_slice(const struct iov *iov, size_t offset, size_t bytes);
  * if max is too small. */
 int iov_export(const struct iov *iov, struct iovec *out, unsigned max);
 
-/* True if iov->vec[0..iov_entries()) can go to a system call as it is. */
+/* True if iov->vec[0..iov->count) can go to a system call as it is. */
 bool iov_is_plain(const struct iov *iov);
 
+/* Copy or fill n bytes from offset on, which must lie within the window;
+ * return n. */
 size_t iov_to_buf(const struct iov *iov, size_t offset, void *buf, size_t n);
 size_t iov_from_buf(const struct iov *iov, size_t offset, const void *buf,
                     size_t n);

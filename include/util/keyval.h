@@ -2,12 +2,16 @@
  * "key=value,key=value" as people type it on a command line.
  *
  * A comma inside a value is written ",,". A first element without '=' may
- * stand for an implied key; a later one "foo" means foo=on, and "nofoo" foo=off
- * is not supported. Keys may be dotted ("file.filename"); this file only splits,
- * qapi/options.h makes a tree of them and decodes it by the schema.
+ * stand for an implied key; a later one "foo" means foo=on (and "nofoo"
+ * has no meaning of its own). Keys may be dotted ("file.filename"); this file
+ * only splits, qapi/options.h makes a tree of them and decodes it by the
+ * schema.
  */
 #ifndef VARVE_UTIL_KEYVAL_H
 #define VARVE_UTIL_KEYVAL_H
+
+#include <stdbool.h>
+#include <stdint.h>
 
 #include <glib.h>
 
@@ -20,8 +24,9 @@ struct keyval {
  * implied_key may be NULL. NULL and *error for a malformed string. */
 GPtrArray *keyval_split(const char *text, const char *implied_key,
                         GError **error);
-/* "64k", "1.5G", "0x200", "512" as bytes, with the suffixes b k K M G T P E
- * (powers of 1024). false and *error if malformed, negative or too large. */
+/* "64k", "1.5G", "0x200", "512" as bytes, with the suffixes B K M G T P E
+ * (powers of 1024, either case; in hexadecimal b and e are digits). false and
+ * *error if malformed, negative or too large. */
 bool keyval_parse_size(const char *text, uint64_t *bytes, GError **error);
 
 #endif
