@@ -34,7 +34,7 @@ void co_wake(struct coroutine *co);
 void co_start(co_fn *fn, void *opaque);
 
 /* Suspends the running coroutine until somebody enters or wakes it. */
-void co_yield(void);
+void co_yield (void);
 
 /* Lets everything else that is ready on this loop run first. */
 void co_pause(void);

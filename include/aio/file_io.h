@@ -27,8 +27,7 @@ enum file_io_op {
 int co_libaio(int fd, enum file_io_op op, int64_t offset,
               const struct iov *iov);
 /* io_uring. -ENOSYS if the kernel lacks it (check file_io_have_uring()). */
-int co_uring(int fd, enum file_io_op op, int64_t offset,
-             const struct iov *iov);
+int co_uring(int fd, enum file_io_op op, int64_t offset, const struct iov *iov);
 /* A worker thread doing preadv/pwritev/fdatasync. */
 int co_threaded(int fd, enum file_io_op op, int64_t offset,
                 const struct iov *iov);

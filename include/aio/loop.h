@@ -3,10 +3,10 @@
  *
  * A pass runs: ready coroutines and deferred calls until none is left, the
  * flush hooks (which submit what the pass queued, so that requests of one pass
- * share a system call), the pollers, then epoll, then due timers and mail. While
- * a poller pays, the loop busy-polls for a bounded, adaptive time before it
- * sleeps. Everything here runs on the loop's own thread, but for loop_new() and
- * loop_free(), and for what aio/mailbox.h sends.
+ * share a system call), the pollers, then epoll, then due timers and mail.
+ * While a poller pays, the loop busy-polls for a bounded, adaptive time before
+ * it sleeps. Everything here runs on the loop's own thread, but for loop_new()
+ * and loop_free(), and for what aio/mailbox.h sends.
  */
 #ifndef VARVE_AIO_LOOP_H
 #define VARVE_AIO_LOOP_H

@@ -1,0 +1,152 @@
+/*
+ * What a block driver is: one constant table at the end of its file.
+ *
+ * Every function is optional. What is missing is forwarded to the primary child
+ * by a filter, and is "not supported" (-ENOTSUP, or an error text that names
+ * the driver) for a protocol or format. All co_ functions run on the node's
+ * loop and may suspend; the others must not. Data functions return 0 or a
+ * negative errno.
+ *
+ * The request path (block/request.c) has done this before a driver is called:
+ * the range lies within the node (or extends it, for a growing write to a
+ * protocol), offset and bytes are multiples of limits.request_alignment, memory
+ * is aligned to limits.memory_alignment, bytes is at most limits.max_transfer,
+ * writes are tracked and overlapping serialising ones have been waited for. It
+ * marks dirty bitmaps, and emulates REQ_FUA for drivers without it, afterwards.
+ */
+#ifndef VARVE_BLOCK_DRIVER_H
+#define VARVE_BLOCK_DRIVER_H
+
+#include <glib.h>
+#include <stddef.h>
+#include "block/types.h"
+#include "qapi/types.h"
+#include "util/iov.h"
+
+struct node;
+struct edge;
+
+enum driver_kind {
+    DRIVER_PROTOCOL, /* no data child: file, null-co, nbd */
+    DRIVER_FORMAT,   /* interprets a child: raw, qcow2 */
+    DRIVER_FILTER,   /* shows its "file" child's data: copy-before-write */
+};
+
+/* Set by co_open (and refresh_limits); 0 means "no limit" or the default. */
+struct block_limits {
+    int64_t request_alignment; /* power of 2; default 1 */
+    int64_t max_transfer;      /* bytes of one read or write */
+    int64_t opt_transfer;      /* preferred size */
+    int64_t pwrite_zeroes_align;
+    int64_t max_pwrite_zeroes;
+    int64_t pdiscard_align;
+    int64_t max_pdiscard;
+    int64_t memory_alignment; /* of buffers; default 1 */
+};
+
+struct node_info {
+    int64_t cluster_size; /* 0 = has no clusters */
+    bool is_dirty;        /* unclean shutdown flag of the format */
+};
+
+/* Arguments of an image creation that every format understands. */
+struct create_params {
+    int64_t size;               /* bytes; -1 = that of the backing file */
+    const char *backing_file;   /* NULL = none */
+    const char *backing_format; /* NULL = unknown */
+    const char *extra; /* "cluster_size=64k,..." as after -o, or NULL */
+};
+
+struct block_driver {
+    const char *name; /* value of BlockdevDriver */
+    enum driver_kind kind;
+    size_t state_size;        /* node->state: this many zeroed bytes */
+    bool supports_backing;    /* has a child "backing" */
+    bool writes_fua;          /* writes and write-zeroes honour REQ_FUA */
+    bool zeroes_unmap;        /* write-zeroes honours REQ_MAY_UNMAP */
+    bool unmapped_reads_zero; /* discarded ranges read as zeroes */
+
+    /* Opens the children with co_node_open_child(), reads metadata, sets
+     * node->length and node->limits. On failure the engine closes children;
+     * co_open undoes the rest itself. */
+    bool (*co_open)(struct node *node, const struct blockdev_options *options,
+                    GError **error);
+    /* Writes out what is cached. Children are still attached. */
+    void (*co_close)(struct node *node);
+
+    int (*co_preadv)(struct node *node, int64_t offset, int64_t bytes,
+                     const struct iov *iov, unsigned flags);
+    int (*co_pwritev)(struct node *node, int64_t offset, int64_t bytes,
+                      const struct iov *iov, unsigned flags);
+    int (*co_pwrite_zeroes)(struct node *node, int64_t offset, int64_t bytes,
+                            unsigned flags);
+    int (*co_pdiscard)(struct node *node, int64_t offset, int64_t bytes);
+    /* Makes completed writes stable: the format's caches into the child, and
+     * for a protocol the file onto the medium. The engine flushes the data and
+     * metadata children after a format's or filter's own co_flush. */
+    int (*co_flush)(struct node *node);
+    /* About [offset, offset + bytes), aligned; fills *status for a run that
+     * starts at offset. want_zero false: an exact ZERO flag is not needed, so
+     * answer fast. */
+    int (*co_block_status)(struct node *node, bool want_zero, int64_t offset,
+                           int64_t bytes, struct block_status *status);
+    /* Current length in bytes (a protocol may look at the file), or -errno. */
+    int64_t (*co_getlength)(struct node *node);
+    /* Changes the length; the engine sets node->length after success. exact:
+     * not even rounding up is allowed. */
+    bool (*co_truncate)(struct node *node, int64_t size, bool exact,
+                        enum prealloc_mode prealloc, unsigned flags,
+                        GError **error);
+    /* Copies inside the storage, for instance copy_file_range; -ENOTSUP makes
+     * the engine's caller read and write. Both nodes run this driver. */
+    int (*co_copy_range)(struct node *src, int64_t src_offset, struct node *dst,
+                         int64_t dst_offset, int64_t bytes, unsigned flags);
+    int (*co_get_info)(struct node *node, struct node_info *info);
+    /* Bytes that the storage really takes, or -errno. */
+    int64_t (*co_allocated_size)(struct node *node);
+    /* Format part of query answers; NULL if there is none. Caller frees. */
+    struct image_info_specific *(*co_query_specific)(struct node *node);
+
+    /* Recomputes node->limits after a child changed. */
+    void (*refresh_limits)(struct node *node);
+
+    /* What this node needs from, and shares of, a child, given what its own
+     * parents need and share. Missing: the rule for the edge's roles. */
+    void (*child_perm)(struct node *node, const struct edge *child,
+                       unsigned roles, unsigned parent_perm,
+                       unsigned parent_shared, unsigned *perm,
+                       unsigned *shared);
+    /* Parents' permissions change to (perm, shared): get ready (take locks,
+     * reopen writable); then one of commit and abort is called. */
+    bool (*perm_prepare)(struct node *node, unsigned perm, unsigned shared,
+                         GError **error);
+    void (*perm_commit)(struct node *node);
+    void (*perm_abort)(struct node *node);
+
+    /* A drained section begins and ends: stop and resume work of the node's
+     * own that no request asked for. */
+    void (*drain_begin)(struct node *node);
+    void (*drain_end)(struct node *node);
+
+    /* blockdev-create: makes an image in the node or file that the options
+     * name. Needs no open node of this driver. */
+    bool (*co_create)(const struct blockdev_create_options *options,
+                      GError **error);
+    /* Creates the file `filename` from plain parameters; a format creates the
+     * protocol's file first. */
+    bool (*co_create_file)(const char *filename,
+                           const struct create_params *params, GError **error);
+    /* How sure this driver is that the first bytes are its format: 0..100. */
+    int (*probe)(const uint8_t *head, size_t bytes, const char *filename);
+    /* Sets node->filename, the name for people. Missing: the primary child's
+     * name if the options do not change its meaning, else "json:{...}". */
+    void (*refresh_filename)(struct node *node);
+    /* blkdebug's events; a node without it passes them down. */
+    void (*co_debug_event)(struct node *node, enum blkdebug_event event);
+};
+
+/* Every driver of the program, sorted by name, NULL-terminated. */
+extern const struct block_driver *const block_drivers[];
+const struct block_driver *block_driver_find(const char *name);
+
+#endif
