@@ -121,6 +121,11 @@ $(BUILD)/tests/bench/%: $(BUILD)/tests/bench/%.o $(LIB)
 	@echo "  LINK  $@"
 	$(Q)$(CC) $(LDFLAGS_ALL) -o $@ $^ $(PKG_LIBS)
 
+# libFuzzer brings its own main(); tests/fuzz/run sets CC and SAN.
+$(BUILD)/tests/fuzz/%: $(BUILD)/tests/fuzz/%.o $(UNIT_LIB_OBJ) $(LIB)
+	@echo "  LINK  $@"
+	$(Q)$(CC) -fsanitize=fuzzer $(LDFLAGS_ALL) -o $@ $^ $(PKG_LIBS) -lcmocka
+
 build-tests: $(UNIT_NAMES:%=$(BUILD)/tests/unit/%)
 
 -include $(shell find $(BUILD) -name '*.d' 2>/dev/null)
