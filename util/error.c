@@ -31,12 +31,10 @@ const char *error_class_str(const GError *error)
 static void G_GNUC_PRINTF(3, 0) set_valist(GError **error, enum error_class cls,
                                            const char *fmt, va_list ap)
 {
-    if (!error) {
-        return;
+    if (error) {
+        /* Over an earlier error it warns and keeps that, which is the cause. */
+        g_propagate_error(error, g_error_new_valist(VARVE_ERROR, cls, fmt, ap));
     }
-    /* A second error over a first one would lose the cause. */
-    g_assert(!*error);
-    *error = g_error_new_valist(VARVE_ERROR, cls, fmt, ap);
 }
 
 bool error_set(GError **error, const char *fmt, ...)

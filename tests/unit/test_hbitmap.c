@@ -489,14 +489,23 @@ static void serial_form_is_little_endian_bit_0_first(void **state)
 /* ---- memory
  * ------------------------------------------------------------------ */
 
-static int64_t resident(void)
+/* Pages of address space and of memory, in bytes. */
+static void memory(int64_t *reserved, int64_t *resident_bytes)
 {
     long total, pages;
     FILE *f = fopen("/proc/self/statm", "r");
     assert_non_null(f);
     assert_int_equal(fscanf(f, "%ld %ld", &total, &pages), 2);
     fclose(f);
-    return (int64_t)pages * sysconf(_SC_PAGESIZE);
+    *reserved = (int64_t)total * sysconf(_SC_PAGESIZE);
+    *resident_bytes = (int64_t)pages * sysconf(_SC_PAGESIZE);
+}
+
+static int64_t resident(void)
+{
+    int64_t reserved, bytes;
+    memory(&reserved, &bytes);
+    return bytes;
 }
 
 static void a_huge_sparse_disk_costs_its_touched_pages(void **state)
@@ -527,6 +536,21 @@ static void clearing_all_gives_memory_back(void **state)
     hbitmap_free(b);
 }
 
+static void address_space_is_returned(void **state)
+{
+    int64_t before, after, bytes;
+
+    memory(&before, &bytes);
+    for (int i = 0; i < 50; i++) {
+        struct hbitmap *b = hbitmap_new(TiB, 65536);
+        assert_true(hbitmap_resize(b, 16 * TiB));
+        assert_true(hbitmap_resize(b, 2 * TiB));
+        hbitmap_free(b);
+    }
+    memory(&after, &bytes);
+    assert_true(after - before < 4 << 20);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -544,6 +568,7 @@ int main(void)
         cmocka_unit_test(serial_form_is_little_endian_bit_0_first),
         cmocka_unit_test(a_huge_sparse_disk_costs_its_touched_pages),
         cmocka_unit_test(clearing_all_gives_memory_back),
+        cmocka_unit_test(address_space_is_returned),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
