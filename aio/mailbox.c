@@ -1,0 +1,194 @@
+/*
+ * Mail between loops: the one way from thread to thread.
+ *
+ * The inbox is a stack that senders push with compare-and-swap; the owner takes
+ * all of it at once and turns it round, so mail of one sender arrives in order.
+ * The owner announces a sleep by setting `asleep` and then looks at the inbox;
+ * a sender pushes and then looks at `asleep`. Both are sequentially consistent,
+ * so at least one sees the other. Only the sender that finds the inbox empty
+ * looks, because whoever pushed first answers for the rest, and only one that
+ * finds the owner asleep writes to the eventfd. It is registered edge-triggered
+ * and never read: every write is an edge.
+ */
+#include "aio/mailbox.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <sys/eventfd.h>
+#include <pthread.h>
+#include <unistd.h>
+#include "aio/loop_internal.h"
+
+void mailbox_init(struct loop *loop)
+{
+    loop->mail_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    if (loop->mail_fd < 0) {
+        g_error("%s: eventfd: %s", loop->name, g_strerror(errno));
+    }
+    loop_fd_set_engine(loop, loop->mail_fd, NULL, NULL);
+}
+
+void mailbox_destroy(struct loop *loop)
+{
+    assert(mailbox_empty(loop));
+    loop_fd_set(loop, loop->mail_fd, NULL, NULL, NULL);
+    close(loop->mail_fd);
+}
+
+bool mailbox_empty(struct loop *loop)
+{
+    return !__atomic_load_n(&loop->inbox, __ATOMIC_RELAXED);
+}
+
+bool mailbox_prepare_sleep(struct loop *loop)
+{
+    __atomic_store_n(&loop->asleep, 1, __ATOMIC_SEQ_CST);
+    return !__atomic_load_n(&loop->inbox, __ATOMIC_SEQ_CST);
+}
+
+void mailbox_awake(struct loop *loop)
+{
+    __atomic_store_n(&loop->asleep, 0, __ATOMIC_RELAXED);
+}
+
+bool mailbox_run(struct loop *loop)
+{
+    struct mail *mail, *in_order = NULL;
+
+    if (mailbox_empty(loop)) {
+        return false;
+    }
+    mail = __atomic_exchange_n(&loop->inbox, NULL, __ATOMIC_SEQ_CST);
+    while (mail) {
+        struct mail *next = mail->next;
+        mail->next = in_order;
+        in_order = mail;
+        mail = next;
+    }
+    while (in_order) {
+        mail = in_order;
+        in_order = mail->next;
+        mail->fn(mail->opaque); /* mail is the sender's again */
+    }
+    return true;
+}
+
+void loop_post(struct loop *loop, struct mail *mail)
+{
+    static const uint64_t one = 1;
+    struct mail *head = __atomic_load_n(&loop->inbox, __ATOMIC_RELAXED);
+
+    do {
+        mail->next = head;
+    } while (!__atomic_compare_exchange_n(&loop->inbox, &head, mail, true,
+                                          __ATOMIC_SEQ_CST, __ATOMIC_RELAXED));
+    if (!head && __atomic_load_n(&loop->asleep, __ATOMIC_SEQ_CST) &&
+        __atomic_exchange_n(&loop->asleep, 0, __ATOMIC_RELAXED)) {
+        /* Cannot fail but for a full counter, which is an edge too. */
+        ssize_t n = write(loop->mail_fd, &one, sizeof(one));
+        (void)n;
+    }
+}
+
+struct self_freeing_mail {
+    struct mail mail;
+    void (*fn)(void *opaque);
+    void *opaque;
+};
+
+static void self_freeing_call(void *opaque)
+{
+    struct self_freeing_mail m = *(struct self_freeing_mail *)opaque;
+
+    g_free(opaque);
+    m.fn(m.opaque);
+}
+
+void loop_post_call(struct loop *loop, void (*fn)(void *opaque), void *opaque)
+{
+    struct self_freeing_mail *m = g_new(struct self_freeing_mail, 1);
+
+    m->fn = fn;
+    m->opaque = opaque;
+    m->mail = (struct mail){.fn = self_freeing_call, .opaque = m};
+    loop_post(loop, &m->mail);
+}
+
+/* ---- calls ---- */
+
+struct remote_call {
+    struct mail mail; /* there, then back */
+    co_fn *fn;
+    void *opaque;
+    /* Who waits: a coroutine, or a thread without a loop. */
+    struct coroutine *caller;
+    pthread_mutex_t lock;
+    pthread_cond_t done_cond;
+    bool done;
+};
+
+static void remote_call_returned(void *opaque)
+{
+    struct remote_call *c = opaque;
+
+    co_wake(c->caller);
+}
+
+static void remote_call_run(void *opaque)
+{
+    struct remote_call *c = opaque;
+
+    c->fn(c->opaque);
+    if (c->caller) {
+        c->mail = (struct mail){.fn = remote_call_returned, .opaque = c};
+        loop_post(co_loop(c->caller), &c->mail);
+        return;
+    }
+    pthread_mutex_lock(&c->lock);
+    c->done = true;
+    pthread_cond_signal(&c->done_cond);
+    pthread_mutex_unlock(&c->lock);
+}
+
+static void remote_call_arrived(void *opaque)
+{
+    co_enter(co_create(remote_call_run, opaque));
+}
+
+void co_call_on(struct loop *loop, co_fn *fn, void *opaque)
+{
+    assert(co_inside());
+    if (loop == loop_tls) {
+        fn(opaque);
+        return;
+    }
+    struct remote_call c = {
+        .mail = {.fn = remote_call_arrived, .opaque = &c},
+        .fn = fn,
+        .opaque = opaque,
+        .caller = co_self(),
+    };
+    loop_post(loop, &c.mail);
+    co_yield ();
+}
+
+void loop_call_blocking(struct loop *loop, co_fn *fn, void *opaque)
+{
+    struct remote_call c = {
+        .mail = {.fn = remote_call_arrived, .opaque = &c},
+        .fn = fn,
+        .opaque = opaque,
+    };
+
+    assert(loop != loop_tls && !co_inside());
+    pthread_mutex_init(&c.lock, NULL);
+    pthread_cond_init(&c.done_cond, NULL);
+    loop_post(loop, &c.mail);
+    pthread_mutex_lock(&c.lock);
+    while (!c.done) {
+        pthread_cond_wait(&c.done_cond, &c.lock);
+    }
+    pthread_mutex_unlock(&c.lock);
+    pthread_cond_destroy(&c.done_cond);
+    pthread_mutex_destroy(&c.lock);
+}
