@@ -1,0 +1,80 @@
+/*
+ * The block-copy engine: moves clusters from a source to a target, each at most
+ * once, and several at a time.
+ *
+ * The copy bitmap holds the clusters that the target still lacks. A task takes
+ * its clusters out of it, copies them, and puts them back if it fails; who
+ * needs a cluster that a task has under way waits for the task. The
+ * copy-before-write filter and a backup job share one engine, so that no
+ * cluster is copied twice. Requests to the source go to the node below the
+ * filter. On the graph's loop only.
+ */
+#ifndef VARVE_BLOCK_BLOCK_COPY_H
+#define VARVE_BLOCK_BLOCK_COPY_H
+
+#include <glib.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include "block/node.h"
+#include "util/hbitmap.h"
+
+struct block_copy;
+
+#define BLOCK_COPY_CLUSTER_DEFAULT (INT64_C(64) << 10)
+#define BLOCK_COPY_WORKERS_DEFAULT 64
+
+/* source and target must stay open, and keep their length, until
+ * co_block_copy_free(). The cluster size follows from the target: at least 64
+ * KiB, and the target's cluster where it has no backing file to read the rest
+ * of a cluster from. All clusters are to be copied at first. Suspends. */
+struct block_copy *co_block_copy_new(struct node *source, struct node *target,
+                                     GError **error);
+/* Waits for tasks in flight. */
+void co_block_copy_free(struct block_copy *s);
+
+int64_t block_copy_cluster_size(const struct block_copy *s);
+/* What is to be copied; the caller may change it while nothing is in flight. */
+struct hbitmap *block_copy_bitmap(struct block_copy *s);
+
+void block_copy_set_compress(struct block_copy *s, bool compress);
+void block_copy_set_copy_range(struct block_copy *s, bool allowed);
+/* Clusters that only lie in the source's backing chain are not copied. */
+void block_copy_set_skip_unallocated(struct block_copy *s, bool skip);
+/* Bytes a second that co_block_copy_all() keeps to; 0 = unlimited. Copies for
+ * guest writes are counted, but never held up. */
+void block_copy_set_speed(struct block_copy *s, int64_t speed);
+/* Called with bytes that need no more copying, whoever copied them. */
+void block_copy_set_progress(struct block_copy *s,
+                             void (*progress)(void *opaque, int64_t bytes),
+                             void *opaque);
+
+/* Copies what the range (any alignment) still lacks, waits for what is under
+ * way in it; 0 or -errno. Never held up by the speed limit. *is_read (may be
+ * NULL) says which side failed. */
+int co_block_copy_range(struct block_copy *s, int64_t offset, int64_t bytes,
+                        bool *is_read);
+
+/* One call of the background copier. */
+struct block_copy_call {
+    unsigned max_workers; /* 1.. */
+    int64_t max_chunk;    /* bytes, 0 = the engine's own limit */
+    /* Called before each task; true: start no more. Suspends to hold the copy
+     * up. */
+    bool (*co_pause)(void *opaque);
+    /* Sleeps for the speed limit, or less. */
+    void (*co_sleep)(void *opaque, int64_t ns);
+    void *opaque;
+    bool is_read; /* out: which side failed */
+};
+/* Copies all that the bitmap holds; 0 when nothing is left (or co_pause ended
+ * it), or the first error, with its clusters back in the bitmap. All its tasks
+ * have ended when it returns. */
+int co_block_copy_all(struct block_copy *s, struct block_copy_call *call);
+
+/* Takes the run of clusters at offset out of the bitmap if the source itself
+ * does not hold them: *bytes receives the run's length; 1 = unallocated, 0 =
+ * allocated, -errno. */
+int co_block_copy_reset_unallocated(struct block_copy *s, int64_t offset,
+                                    int64_t *bytes);
+
+#endif
