@@ -6,10 +6,11 @@
  *
  * One owner, no locks; runs wherever its owner runs.
  */
-#include "hbitmap_internal.h"
+#include "util/hbitmap.h"
 
 #include <string.h>
 
+#include "hbitmap_internal.h"
 #include "util/range.h"
 
 /* ---- one word ------------------------------------------------------------ */

@@ -9,7 +9,8 @@
  * Offsets and lengths are bytes of the range that the bitmap covers; they need
  * not be aligned to the granularity: setting rounds outwards, and clearing
  * demands alignment (or the end of the range), because rounding a clear
- * outwards would lose a dirty byte. Not locked: one owner. Never suspends.
+ * outwards would lose a dirty byte. A range must lie within [0, size); callers
+ * check what comes from outside. Not locked: one owner. Never suspends.
  */
 #ifndef VARVE_UTIL_HBITMAP_H
 #define VARVE_UTIL_HBITMAP_H
@@ -53,13 +54,15 @@ bool hbitmap_next_run(const struct hbitmap *b, int64_t offset, int64_t bytes,
  * The cost follows the set words of src. */
 void hbitmap_merge(struct hbitmap *dst, const struct hbitmap *src);
 
-/* Changes the covered size; new bytes are clear, dropped ones are forgotten.
- * false if address space is lacking (then unchanged). */
+/* Changes the covered size; new bytes are clear (but for those of a set granule
+ * that the old size cut short), dropped ones are forgotten. false if address
+ * space is lacking (then unchanged). */
 bool hbitmap_resize(struct hbitmap *b, int64_t size);
 
 /* The bits of [offset, offset + bytes) as the qcow2 bitmap format stores them:
  * little-endian, bit 0 of byte 0 first (qcow2 specification, "Bitmap data").
- * offset is a multiple of 8 granules; the range may end at size. */
+ * offset is a multiple of 8 granules; the range may end at size. Bits of the
+ * last byte beyond the range are written as 0, and not read. */
 size_t hbitmap_serial_size(const struct hbitmap *b, int64_t offset,
                            int64_t bytes);
 void hbitmap_serialize(const struct hbitmap *b, int64_t offset, int64_t bytes,
