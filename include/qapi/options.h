@@ -1,0 +1,44 @@
+/*
+ * The one option path: what a person, a script or an image file says about a
+ * node becomes the struct that the driver's open() takes.
+ *
+ *   driver=qcow2,file.driver=file,file.filename=x     as on a command line
+ *   {"driver": "qcow2", "file": {...}}                JSON, typed
+ *   json:{"driver": "qcow2", "file.filename": "x"}    JSON in a file name; keys
+ *                                                     may be dotted, scalars
+ *                                                     may be strings
+ *   disk.img   file:disk.img   null-co://             file names
+ *
+ * Pure functions: they open nothing. Any loop; do not suspend.
+ */
+#ifndef VARVE_QAPI_OPTIONS_H
+#define VARVE_QAPI_OPTIONS_H
+
+#include <glib.h>
+#include "qapi/types.h"
+
+/* Any struct or union from "key=value,..." or JSON ("{...}", "json:{...}").
+ * Lists are a.0.b=...; implied_key (may be NULL) names a first value without
+ * key. Free with qapi_free(type, ...). */
+void *qapi_options_parse(const struct qapi_type *type, const char *text,
+                         const char *implied_key, GError **error);
+
+/* The argument of --blockdev and --image-opts; implied key: driver. */
+struct blockdev_options *qapi_blockdev_options_parse(const char *text,
+                                                     GError **error);
+
+/* A file name as it stands in a backing-file string or a command: "json:" as
+ * above; "file:PATH" and a plain PATH give the file driver; "null-co://" and
+ * "blkdebug:CONFIG:IMAGE" their drivers; any other "word:" is refused as an
+ * unknown protocol. A relative PATH is left as it is. The format on top of it
+ * is the caller's business. */
+struct blockdev_options *qapi_blockdev_from_filename(const char *filename,
+                                                     GError **error);
+/* True if a file name begins with "word:", so that it must not be joined to a
+ * directory; "./a:b" does not. */
+bool qapi_filename_has_protocol(const char *filename);
+
+/* "json:{...}", which qapi_blockdev_from_filename() reads back. g_free() it. */
+char *qapi_blockdev_options_to_filename(const struct blockdev_options *options);
+
+#endif
