@@ -107,6 +107,9 @@ struct block_driver {
     /* Format part of query answers; NULL if there is none. Caller frees. */
     struct image_info_specific *(*co_query_specific)(struct node *node);
 
+    /* How I/O is done now, for people: "auto: native"; caller frees. */
+    char *(*io_engine)(struct node *node);
+
     /* Recomputes node->limits after a child changed. */
     void (*refresh_limits)(struct node *node);
 

@@ -1,0 +1,89 @@
+/*
+ * What the files of the file driver share; see file.c for the design.
+ */
+#ifndef VARVE_BLOCK_DRIVERS_FILE_H
+#define VARVE_BLOCK_DRIVERS_FILE_H
+
+#include <glib.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include "aio/file_io.h"
+#include "block/node.h"
+
+/* Which engine an option asked for. */
+enum file_engine {
+    FILE_ENGINE_AUTO,
+    FILE_ENGINE_THREADS,
+    FILE_ENGINE_LIBAIO,
+    FILE_ENGINE_URING,
+};
+
+struct file_state {
+    int fd;
+    enum file_engine engine;
+    bool direct;       /* O_DIRECT */
+    bool in_memory;    /* tmpfs and the like: nothing ever waits */
+    bool nowait_reads; /* the file system can say "not cached" */
+
+    /* Learnt while running, for FILE_ENGINE_AUTO on a buffered file. */
+    unsigned read_misses;   /* inline reads in a row that were not cached */
+    unsigned reads_to_skip; /* reads that do not try inline before the next */
+    int64_t slow_until_ns;  /* inline writes blocked: workers until then */
+
+    /* Cleared when the file system refuses an operation for good. */
+    bool can_punch_hole, can_zero_range, can_copy_range;
+
+    /* The last extent that SEEK_DATA found: repeated status questions inside it
+     * cost no system call. Emptied by anything that may deallocate. */
+    int64_t data_start, data_end;
+
+    /* Locks: see lock.c. */
+    int lock_fd; /* -1: locking is off */
+    unsigned held_perm, held_unshared;
+    unsigned next_perm, next_unshared; /* between prepare and commit */
+    bool preparing;
+};
+
+/* ---- io.c ---- */
+int co_file_preadv(struct node *node, int64_t offset, int64_t bytes,
+                   const struct iov *iov, unsigned flags);
+int co_file_pwritev(struct node *node, int64_t offset, int64_t bytes,
+                    const struct iov *iov, unsigned flags);
+int co_file_flush(struct node *node);
+/* Text for people; caller frees. */
+char *file_io_engine(struct node *node);
+
+/* ---- space.c ---- */
+int co_file_pwrite_zeroes(struct node *node, int64_t offset, int64_t bytes,
+                          unsigned flags);
+int co_file_pdiscard(struct node *node, int64_t offset, int64_t bytes);
+int co_file_block_status(struct node *node, bool want_zero, int64_t offset,
+                         int64_t bytes, struct block_status *status);
+bool co_file_truncate(struct node *node, int64_t size, bool exact,
+                      enum prealloc_mode prealloc, unsigned flags,
+                      GError **error);
+int co_file_copy_range(struct node *src, int64_t src_offset, struct node *dst,
+                       int64_t dst_offset, int64_t bytes, unsigned flags);
+/* Sets the length of an open file from old_size; blocking, for a worker.
+ * 0 or -errno, and *what names the step that failed. */
+int file_resize(int fd, int64_t old_size, int64_t size,
+                enum prealloc_mode prealloc, const char **what);
+
+/* ---- lock.c ---- */
+/* Opens the descriptor that holds the locks; false and *error. */
+bool file_lock_open(struct file_state *s, const char *filename, GError **error);
+void file_lock_close(struct file_state *s);
+/* Takes what (perm, shared) needs on top of what is held, and checks that no
+ * other process objects; the message names the permission and the file. */
+bool file_lock_prepare(struct file_state *s, const char *filename,
+                       unsigned perm, unsigned shared, GError **error);
+void file_lock_commit(struct file_state *s);
+void file_lock_abort(struct file_state *s);
+
+/* ---- create.c ---- */
+bool co_file_create(const struct blockdev_create_options *options,
+                    GError **error);
+bool co_file_create_file(const char *filename,
+                         const struct create_params *params, GError **error);
+
+#endif
