@@ -54,7 +54,7 @@ struct loop {
 
     /* Written by other threads, on a cache line of their own. */
     struct mail *inbox __attribute__((aligned(64)));
-    int asleep; /* 1: whoever posts first writes to mail_fd */
+    int signallers; /* threads that are writing to mail_fd */
     int mail_fd;
 };
 

@@ -1,14 +1,14 @@
 /*
  * Mail between loops: the one way from thread to thread.
  *
- * The inbox is a stack that senders push with compare-and-swap; the owner takes
- * all of it at once and turns it round, so mail of one sender arrives in order.
- * The owner announces a sleep by setting `asleep` and then looks at the inbox;
- * a sender pushes and then looks at `asleep`. Both are sequentially consistent,
- * so at least one sees the other. Only the sender that finds the inbox empty
- * looks, because whoever pushed first answers for the rest, and only one that
- * finds the owner asleep writes to the eventfd. It is registered edge-triggered
- * and never read: every write is an edge.
+ * The inbox is one word: NULL, ASLEEP, or a stack of mail that senders push
+ * with compare-and-swap; the owner takes all of it at once and turns it round,
+ * so mail of one sender arrives in order. The owner may sleep once it has
+ * changed NULL into ASLEEP; the sender that changes ASLEEP into its mail writes
+ * to the eventfd, and nobody else does. It is registered edge-triggered and
+ * never read: every write is an edge. A sender touches nothing of the loop
+ * after its push, because the loop may be gone then; the one that signals is
+ * counted, and the end of the loop waits for it.
  */
 #include "aio/mailbox.h"
 
@@ -16,8 +16,12 @@
 #include <errno.h>
 #include <sys/eventfd.h>
 #include <pthread.h>
+#include <sched.h>
 #include <unistd.h>
 #include "aio/loop_internal.h"
+
+/* In the inbox of a loop that sleeps or is about to. */
+#define ASLEEP ((struct mail *)1)
 
 void mailbox_init(struct loop *loop)
 {
@@ -31,34 +35,45 @@ void mailbox_init(struct loop *loop)
 void mailbox_destroy(struct loop *loop)
 {
     assert(mailbox_empty(loop));
+    while (__atomic_load_n(&loop->signallers, __ATOMIC_ACQUIRE)) {
+        sched_yield();
+    }
     loop_fd_set(loop, loop->mail_fd, NULL, NULL, NULL);
     close(loop->mail_fd);
 }
 
 bool mailbox_empty(struct loop *loop)
 {
-    return !__atomic_load_n(&loop->inbox, __ATOMIC_RELAXED);
+    struct mail *head = __atomic_load_n(&loop->inbox, __ATOMIC_RELAXED);
+
+    return !head || head == ASLEEP;
 }
 
 bool mailbox_prepare_sleep(struct loop *loop)
 {
-    __atomic_store_n(&loop->asleep, 1, __ATOMIC_SEQ_CST);
-    return !__atomic_load_n(&loop->inbox, __ATOMIC_SEQ_CST);
+    struct mail *none = NULL;
+
+    return __atomic_compare_exchange_n(&loop->inbox, &none, ASLEEP, false,
+                                       __ATOMIC_RELAXED, __ATOMIC_RELAXED);
 }
 
 void mailbox_awake(struct loop *loop)
 {
-    __atomic_store_n(&loop->asleep, 0, __ATOMIC_RELAXED);
+    struct mail *asleep = ASLEEP;
+
+    __atomic_compare_exchange_n(&loop->inbox, &asleep, NULL, false,
+                                __ATOMIC_RELAXED, __ATOMIC_RELAXED);
 }
 
 bool mailbox_run(struct loop *loop)
 {
     struct mail *mail, *in_order = NULL;
 
+    assert(!loop->armed);
     if (mailbox_empty(loop)) {
         return false;
     }
-    mail = __atomic_exchange_n(&loop->inbox, NULL, __ATOMIC_SEQ_CST);
+    mail = __atomic_exchange_n(&loop->inbox, NULL, __ATOMIC_ACQUIRE);
     while (mail) {
         struct mail *next = mail->next;
         mail->next = in_order;
@@ -73,20 +88,42 @@ bool mailbox_run(struct loop *loop)
     return true;
 }
 
-void loop_post(struct loop *loop, struct mail *mail)
+/* Pushes mail over ASLEEP and signals; false if the loop woke up meanwhile. */
+static bool post_and_signal(struct loop *loop, struct mail *mail)
 {
     static const uint64_t one = 1;
-    struct mail *head = __atomic_load_n(&loop->inbox, __ATOMIC_RELAXED);
+    struct mail *asleep = ASLEEP;
 
-    do {
-        mail->next = head;
-    } while (!__atomic_compare_exchange_n(&loop->inbox, &head, mail, true,
-                                          __ATOMIC_SEQ_CST, __ATOMIC_RELAXED));
-    if (!head && __atomic_load_n(&loop->asleep, __ATOMIC_SEQ_CST) &&
-        __atomic_exchange_n(&loop->asleep, 0, __ATOMIC_RELAXED)) {
+    __atomic_fetch_add(&loop->signallers, 1, __ATOMIC_ACQUIRE);
+    mail->next = NULL;
+    bool pushed = __atomic_compare_exchange_n(
+        &loop->inbox, &asleep, mail, false, __ATOMIC_RELEASE, __ATOMIC_RELAXED);
+    if (pushed) {
         /* Cannot fail but for a full counter, which is an edge too. */
         ssize_t n = write(loop->mail_fd, &one, sizeof(one));
         (void)n;
+    }
+    __atomic_fetch_sub(&loop->signallers, 1, __ATOMIC_RELEASE);
+    return pushed;
+}
+
+void loop_post(struct loop *loop, struct mail *mail)
+{
+    struct mail *head = __atomic_load_n(&loop->inbox, __ATOMIC_RELAXED);
+
+    for (;;) {
+        if (head == ASLEEP) {
+            if (post_and_signal(loop, mail)) {
+                return;
+            }
+            head = __atomic_load_n(&loop->inbox, __ATOMIC_RELAXED);
+            continue;
+        }
+        mail->next = head;
+        if (__atomic_compare_exchange_n(&loop->inbox, &head, mail, true,
+                                        __ATOMIC_RELEASE, __ATOMIC_RELAXED)) {
+            return;
+        }
     }
 }
 
