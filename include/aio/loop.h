@@ -98,6 +98,7 @@ void loop_set_poll_max(struct loop *loop, int64_t ns);
 enum loop_slot {
     LOOP_SLOT_LIBAIO,
     LOOP_SLOT_URING,
+    LOOP_SLOT_WORKER,
     LOOP_SLOT_GRAPH,
     LOOP_SLOT_COUNT,
 };

@@ -1,0 +1,217 @@
+/*
+ * The worker pool: blocking calls, away from the loops.
+ *
+ * One pool a process. Jobs that a loop's pass queued are handed over together
+ * by its flush hook, under one lock. Threads are made while jobs wait and
+ * nobody is idle, up to WORKERS_MAX, and end after a time without work. A job
+ * lies on the stack of its coroutine, and comes home as mail. The lock guards
+ * the queue and the counters, and is never held over a job.
+ */
+#include "aio/file_io.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <pthread.h>
+#include <signal.h>
+#include <time.h>
+#include "aio/loop_internal.h"
+
+#define WORKERS_MAX  64
+#define IDLE_SECONDS 10
+
+struct job {
+    struct mail home;
+    int (*fn)(void *opaque);
+    void *opaque;
+    int result;
+    struct coroutine *co;
+    struct job *next;
+};
+
+struct job_queue {
+    struct job *first, **last;
+    unsigned count;
+};
+
+static void job_queue_init(struct job_queue *q)
+{
+    *q = (struct job_queue){.last = &q->first};
+}
+
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static pthread_once_t once = PTHREAD_ONCE_INIT;
+static pthread_cond_t work_there; /* on the monotonic clock */
+static struct job_queue queue;
+static unsigned threads;  /* alive */
+static unsigned idle;     /* of them, waiting for work */
+static unsigned starting; /* of them, made and not yet at the queue */
+
+static void pool_init(void)
+{
+    pthread_condattr_t attr;
+
+    pthread_condattr_init(&attr);
+    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+    pthread_cond_init(&work_there, &attr);
+    pthread_condattr_destroy(&attr);
+    job_queue_init(&queue);
+}
+
+/* ---- the threads ---- */
+
+static void job_home(void *opaque)
+{
+    struct job *job = opaque;
+
+    co_wake(job->co);
+}
+
+/* Waits for work; false when there was none for long. */
+static bool wait_for_work(void)
+{
+    struct timespec until;
+
+    clock_gettime(CLOCK_MONOTONIC, &until);
+    until.tv_sec += IDLE_SECONDS;
+    idle++;
+    while (!queue.first &&
+           pthread_cond_timedwait(&work_there, &lock, &until) != ETIMEDOUT) {
+    }
+    idle--;
+    return queue.first != NULL;
+}
+
+static void *worker_main(void *opaque)
+{
+    pthread_setname_np(pthread_self(), "worker");
+    pthread_mutex_lock(&lock);
+    starting--;
+    while (queue.first || wait_for_work()) {
+        struct job *job = queue.first;
+        queue.first = job->next;
+        queue.count--;
+        if (!queue.first) {
+            queue.last = &queue.first;
+        }
+        pthread_mutex_unlock(&lock);
+        job->result = job->fn(job->opaque);
+        loop_post(co_loop(job->co), &job->home);
+        pthread_mutex_lock(&lock);
+    }
+    threads--;
+    pthread_mutex_unlock(&lock);
+    return NULL;
+}
+
+/* With the lock held. False if the system has no thread left for us. */
+static bool add_thread(void)
+{
+    pthread_attr_t attr;
+    pthread_t id;
+    sigset_t all, old;
+
+    pthread_attr_init(&attr);
+    pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
+    /* Signals are for the threads that run loops. */
+    sigfillset(&all);
+    pthread_sigmask(SIG_BLOCK, &all, &old);
+    int ret = pthread_create(&id, &attr, worker_main, NULL);
+    pthread_sigmask(SIG_SETMASK, &old, NULL);
+    pthread_attr_destroy(&attr);
+    if (ret == 0) {
+        threads++;
+        starting++;
+    }
+    return ret == 0;
+}
+
+/* ---- the loops' side ---- */
+
+struct worker_client {
+    struct loop_hook hook;
+    struct job_queue batch;
+};
+
+static void run_here(struct job_queue *batch)
+{
+    while (batch->first) {
+        struct job *job = batch->first;
+        batch->first = job->next;
+        job->result = job->fn(job->opaque);
+        co_wake(job->co);
+    }
+}
+
+static void client_flush(void *opaque)
+{
+    struct job_queue *batch = opaque;
+    unsigned wake;
+
+    if (!batch->first) {
+        return;
+    }
+    pthread_mutex_lock(&lock);
+    while (queue.count + batch->count > idle + starting &&
+           threads < WORKERS_MAX && add_thread()) {
+    }
+    if (!threads) {
+        pthread_mutex_unlock(&lock);
+        run_here(batch);
+        job_queue_init(batch);
+        return;
+    }
+    *queue.last = batch->first;
+    queue.last = batch->last;
+    queue.count += batch->count;
+    wake = MIN(batch->count, idle);
+    bool all = wake == idle;
+    pthread_mutex_unlock(&lock);
+    job_queue_init(batch);
+
+    if (wake && all) {
+        pthread_cond_broadcast(&work_there);
+        return;
+    }
+    while (wake--) {
+        pthread_cond_signal(&work_there);
+    }
+}
+
+static void client_free(void *opaque)
+{
+    struct worker_client *c = opaque;
+
+    assert(!c->batch.first);
+    loop_hook_remove(loop_tls, &c->hook);
+    g_free(c);
+}
+
+static struct worker_client *client_new(struct loop *loop)
+{
+    struct worker_client *c = g_new0(struct worker_client, 1);
+
+    pthread_once(&once, pool_init);
+    job_queue_init(&c->batch);
+    c->hook = (struct loop_hook){.flush = client_flush, .opaque = &c->batch};
+    loop_hook_add(loop, &c->hook);
+    loop_set(loop, LOOP_SLOT_WORKER, c, client_free);
+    return c;
+}
+
+int co_worker(int (*fn)(void *opaque), void *opaque)
+{
+    struct loop *loop = loop_tls;
+    assert(co_inside());
+    struct worker_client *c = loop->slots[LOOP_SLOT_WORKER];
+    struct job job = {.fn = fn, .opaque = opaque, .co = co_self()};
+
+    if (!c) {
+        c = client_new(loop);
+    }
+    job.home = (struct mail){.fn = job_home, .opaque = &job};
+    *c->batch.last = &job;
+    c->batch.last = &job.next;
+    c->batch.count++;
+    co_yield ();
+    return job.result;
+}
