@@ -150,6 +150,11 @@ int file_io_read_inline(int fd, int64_t offset, const struct iov *iov)
     return sync_transfer(fd, FILE_IO_READ, offset, iov, RWF_NOWAIT);
 }
 
+int file_io_read_blocking(int fd, int64_t offset, const struct iov *iov)
+{
+    return sync_transfer(fd, FILE_IO_READ, offset, iov, 0);
+}
+
 int file_io_write_inline(int fd, int64_t offset, const struct iov *iov,
                          bool fua)
 {
