@@ -76,6 +76,13 @@ static inline void dirty_bitmaps_mark(struct node *node, int64_t offset,
 /* The node's length changed. false and *error if memory is lacking: then no
  * bitmap changed. */
 bool dirty_bitmaps_resize(struct node *node, int64_t size, GError **error);
+/* Room for a write that will grow the node to size; never shrinks a bitmap. */
+bool dirty_bitmaps_reserve(struct node *node, int64_t size);
+/* The node has got this size and they could not follow: those that are smaller
+ * miss writes from now on, and become inconsistent. */
+void dirty_bitmaps_give_up(struct node *node, int64_t size);
+/* Frees all; the node is closing, and none is busy. */
+void dirty_bitmaps_free_all(struct node *node);
 
 /* ---- what commands do ---- */
 
@@ -92,7 +99,9 @@ bool dirty_bitmap_merge(struct dirty_bitmap *dst,
                         GError **error);
 /* Recording guest writes now: enabled, or frozen with an enabled successor. */
 bool dirty_bitmap_recording(const struct dirty_bitmap *b);
-int64_t dirty_bitmap_count(const struct dirty_bitmap *b); /* dirty bytes */
+/* Bytes in dirty granules; the last one counts in full, beyond the end, as QMP
+ * reports it. */
+int64_t dirty_bitmap_count(const struct dirty_bitmap *b);
 /* SHA-256 in hex, equal to x-debug-block-dirty-bitmap-sha256 of QEMU. */
 char *dirty_bitmap_sha256(const struct dirty_bitmap *b, GError **error);
 /* The "dirty-bitmaps" member of queries; caller frees. */
