@@ -34,7 +34,7 @@ enum driver_kind {
 
 /* Set by co_open (and refresh_limits); 0 means "no limit" or the default. */
 struct block_limits {
-    int64_t request_alignment; /* power of 2; default 1 */
+    int64_t request_alignment; /* power of 2, at most 1 MiB; default 1 */
     int64_t max_transfer;      /* bytes of one read or write */
     int64_t opt_transfer;      /* preferred size */
     int64_t pwrite_zeroes_align;
@@ -63,6 +63,8 @@ struct block_driver {
     size_t state_size;        /* node->state: this many zeroed bytes */
     bool supports_backing;    /* has a child "backing" */
     bool writes_fua;          /* writes and write-zeroes honour REQ_FUA */
+    bool writes_grow;         /* a format that passes a write past its end on
+                                 to its file, and so grows with it: raw */
     bool zeroes_unmap;        /* write-zeroes honours REQ_MAY_UNMAP */
     bool unmapped_reads_zero; /* discarded ranges read as zeroes */
 
@@ -78,8 +80,11 @@ struct block_driver {
                      const struct iov *iov, unsigned flags);
     int (*co_pwritev)(struct node *node, int64_t offset, int64_t bytes,
                       const struct iov *iov, unsigned flags);
+    /* Cut at multiples of limits.pwrite_zeroes_align; what is left at either
+     * end comes by itself. -ENOTSUP: the engine writes a zero buffer there. */
     int (*co_pwrite_zeroes)(struct node *node, int64_t offset, int64_t bytes,
                             unsigned flags);
+    /* Multiples of limits.pdiscard_align, but for an end at the node's end. */
     int (*co_pdiscard)(struct node *node, int64_t offset, int64_t bytes);
     /* Makes completed writes stable: the format's caches into the child, and
      * for a protocol the file onto the medium. The engine flushes the data and

@@ -4,8 +4,9 @@
  * For drivers (to their children), jobs and backends. All run on the node's
  * loop, suspend, and return 0 or a negative errno. offset and bytes are bytes
  * and need no alignment: a read is widened, a write read-modify-written inside
- * a serialising request. Out of range is -EIO for a caller that ignored the
- * length; a protocol node may be written past its end, and grows.
+ * a serialising request. Reads past the end give zeroes. Writes past the end
+ * are -EIO; but a protocol node, and what passes writes on to one, grows.
+ * Writing a read-only node is -EPERM.
  */
 #ifndef VARVE_BLOCK_REQUEST_H
 #define VARVE_BLOCK_REQUEST_H
@@ -47,7 +48,8 @@ bool co_node_truncate(struct node *node, int64_t size, bool exact,
 int co_node_refresh_length(struct node *node);
 
 /* Status of a run at offset in this layer. Never looks into the backing chain.
- * 0 < status->bytes <= bytes. */
+ * 0 < status->bytes <= bytes. A filter answers for its child. Past the end:
+ * ZERO and EOF. */
 int co_node_block_status(struct node *node, bool want_zero, int64_t offset,
                          int64_t bytes, struct block_status *status);
 /* The same through the backing chain, down to and without base (NULL: the whole

@@ -44,7 +44,8 @@ enum block_status_flag {
     BLOCK_ALLOCATED = 1 << 2,    /* this layer decides the content */
     BLOCK_OFFSET_VALID = 1 << 3, /* .map and .file say where it is stored */
     BLOCK_COMPRESSED = 1 << 4,
-    BLOCK_RECURSE = 1 << 5, /* driver to engine: ask .file at .map as well */
+    BLOCK_RECURSE = 1 << 5, /* driver to engine: ask .file at .map as well;
+                               with DATA only for zeroes, alone for all */
     BLOCK_EOF = 1 << 6,     /* the range ends where the node ends */
 };
 
