@@ -1,0 +1,158 @@
+/*
+ * Queue mechanics: taking chains of buffers off a virtqueue and returning them.
+ *
+ * Knows nothing of disks. A queue has a ring format (split now; a packed ring
+ * is another struct ring_format) and a slot of the caller's size for each chain
+ * that can be in flight, whose first member is the struct vq_chain. Slots are
+ * made once; nothing allocates between start and stop.
+ *
+ * The other side may write anything anywhere at any time. Whatever it does,
+ * each chain that was popped can be pushed once, no pointer leaves guest
+ * memory, and a violation of the specification breaks the queue: from then on
+ * it pops and pushes nothing until it is stopped. One loop's thread.
+ */
+#ifndef VARVE_HW_VIRTQUEUE_H
+#define VARVE_HW_VIRTQUEUE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/uio.h>
+
+#include "hw/virtio-blk/guest_memory.h"
+#include "util/iov.h"
+
+#define VIRTQUEUE_MAX_SIZE 1024
+/* Chains of up to this many pieces stay in their slot's own cache lines. */
+#define VQ_INLINE_VECS     6
+
+struct vring_desc;
+struct vring_avail;
+struct vring_used;
+struct ring_format;
+
+/* One chain of buffers: what the device may read, then what it may write. */
+struct vq_chain {
+    struct iovec *vec; /* `readable` entries, then `writable` ones */
+    uint16_t head;     /* names the chain to the other side */
+    uint16_t readable, writable;
+    bool in_flight; /* popped and not yet pushed */
+    uint32_t readable_bytes, writable_bytes;
+    struct iovec inline_vec[VQ_INLINE_VECS];
+};
+
+static inline struct iov vq_chain_readable(const struct vq_chain *c)
+{
+    return (struct iov){c->vec, c->readable, 0, c->readable_bytes};
+}
+
+static inline struct iov vq_chain_writable(const struct vq_chain *c)
+{
+    return (struct iov){c->vec + c->readable, c->writable, 0,
+                        c->writable_bytes};
+}
+
+/* What the driver and the device agreed on, before the queue starts. */
+struct virtqueue_setup {
+    uint16_t size;                /* entries, a power of 2 <= max_size */
+    uint64_t desc, avail, used;   /* guest-physical (2.6) */
+    bool event_idx, indirect;     /* features */
+    uint16_t avail_idx, used_idx; /* where to go on; 0 for a new queue */
+};
+
+struct virtqueue {
+    /* hot */
+    const struct ring_format *format; /* NULL: stopped */
+    const struct guest_memory *memory;
+    struct vring_desc *desc;
+    struct vring_avail *avail;
+    struct vring_used *used;
+    char *slots;
+    size_t slot_bytes;
+    uint16_t size;
+    uint16_t last_avail;     /* next entry to pop */
+    uint16_t used_idx;       /* next entry to push; published later */
+    uint16_t published_used; /* what the driver can see */
+    uint16_t in_flight;
+    bool event_idx, indirect;
+    bool notify_on;     /* the driver is asked to notify */
+    const char *broken; /* reason, or NULL */
+    /* cold */
+    uint16_t max_size;
+    struct iovec *big_vecs; /* max_vecs entries a slot; untouched when unused */
+    unsigned max_vecs;
+    struct virtqueue_setup setup;
+};
+
+/* A ring format: how chains lie in guest memory. */
+struct ring_format {
+    const char *name;
+    /* Looks the areas up in guest memory; false: queue_break() was called. */
+    bool (*map)(struct virtqueue *vq);
+    int (*pop)(struct virtqueue *vq, uint16_t *heads, unsigned max);
+    void (*push)(struct virtqueue *vq, uint16_t head, uint32_t written);
+    bool (*publish)(struct virtqueue *vq);
+    bool (*has_work)(const struct virtqueue *vq);
+    void (*set_notify)(struct virtqueue *vq, bool on);
+};
+extern const struct ring_format split_ring_format;
+
+/* Makes the slots; max_size is a power of 2 <= VIRTQUEUE_MAX_SIZE, slot_bytes
+ * counts the struct vq_chain at the start of each slot. */
+void virtqueue_init(struct virtqueue *vq, uint16_t max_size, size_t slot_bytes);
+void virtqueue_destroy(struct virtqueue *vq);
+
+/* Begins to use the areas that setup names; memory must stay until the stop.
+ * false, and the queue is broken, if they are not in guest memory, are not
+ * aligned as 2.6 demands, or the size is bad. */
+bool virtqueue_start(struct virtqueue *vq, const struct ring_format *format,
+                     const struct guest_memory *memory,
+                     const struct virtqueue_setup *setup);
+/* Forgets everything. The caller has seen the end of all chains in flight. */
+void virtqueue_stop(struct virtqueue *vq);
+
+/* The caller's slot of a chain; valid for any head below max_size. */
+static inline void *virtqueue_slot(const struct virtqueue *vq, uint16_t head)
+{
+    return vq->slots + (size_t)head * vq->slot_bytes;
+}
+
+static inline bool virtqueue_running(const struct virtqueue *vq)
+{
+    return vq->format && !vq->broken;
+}
+
+/* Takes up to max chains in one go; returns how many, their heads in heads[].
+ * -EBADMSG once the queue broke; then none of this batch counts as popped. */
+int virtqueue_pop(struct virtqueue *vq, uint16_t *heads, unsigned max);
+
+/* Gives a chain back with the number of bytes that were written to it. The
+ * other side sees it after the next publish. A broken queue swallows it. */
+void virtqueue_push(struct virtqueue *vq, uint16_t head, uint32_t written);
+/* Shows all that was pushed to the driver; true if it wants a notification. */
+bool virtqueue_publish(struct virtqueue *vq);
+
+/* True if there is a chain to pop: one read of memory. */
+static inline bool virtqueue_has_work(const struct virtqueue *vq)
+{
+    return virtqueue_running(vq) && vq->format->has_work(vq);
+}
+
+/* Asks for a notification when the driver adds the next chain; true if there
+ * is one already, so that the caller must not sleep. */
+bool virtqueue_arm(struct virtqueue *vq);
+/* Does without notifications, because the caller looks by itself. */
+void virtqueue_disarm(struct virtqueue *vq);
+
+/* ---- for ring formats ---- */
+
+/* Notes why and refuses all further work; returns false. reason is static. */
+bool virtqueue_break(struct virtqueue *vq, const char *reason);
+/* An empty chain for head, or NULL (and broken) if that head is out of range
+ * or in flight. */
+struct vq_chain *virtqueue_chain_begin(struct virtqueue *vq, uint16_t head);
+/* Appends a buffer of guest memory with all checks; false: broken. */
+bool virtqueue_chain_add(struct virtqueue *vq, struct vq_chain *chain,
+                         uint64_t gpa, uint32_t bytes, bool writable);
+
+#endif
