@@ -100,6 +100,7 @@ enum loop_slot {
     LOOP_SLOT_URING,
     LOOP_SLOT_WORKER,
     LOOP_SLOT_GRAPH,
+    LOOP_SLOT_RUNSTATE,
     LOOP_SLOT_COUNT,
 };
 /* One pointer a slot; destroy (may be NULL) is called by loop_free(). */

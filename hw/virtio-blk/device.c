@@ -1,0 +1,473 @@
+/*
+ * The virtio-blk device: status register, queues, and when requests are taken.
+ *
+ * Chains are popped only while the driver is up (`active`), the guest runs, and
+ * no drained section wants quiet. The loop's hook looks at the queues in each
+ * pass; notifications from the driver are asked for only before the loop
+ * sleeps. Completions are collected and shown to the driver once a pass, with
+ * one notification a queue.
+ *
+ * Invariants: in_flight counts popped chains that were not given back, held
+ * ones as well; after virtio_blk_break() or during a reset nothing is popped
+ * and nothing of guest memory is written but by transfers in flight; a reset
+ * ends when in_flight is zero. Runs on the device's loop.
+ */
+#include "hw/virtio-blk/device.h"
+
+#include <string.h>
+
+#include "util/error.h"
+#include "util/range.h"
+
+/* Chains taken off a queue in one go. */
+#define POP_BATCH 64
+
+static bool may_pop(const struct virtio_blk *dev)
+{
+    return dev->active && dev->running && !dev->quiesced;
+}
+
+/* ---- status ---- */
+
+void virtio_blk_break(struct virtio_blk *dev, const char *reason)
+{
+    if (dev->broken) {
+        return;
+    }
+    g_info("virtio-blk %s: %s; the device needs a reset",
+           dev->id ? dev->id : "(no id)", reason);
+    dev->broken = reason;
+    dev->active = false;
+    dev->status |= VIRTIO_STATUS_NEEDS_RESET;
+    virtio_blk_release_held(dev, true);
+    if (dev->status & VIRTIO_STATUS_DRIVER_OK && dev->transport) {
+        dev->transport->notify_config(dev->transport_opaque);
+    }
+}
+
+static void hook(struct virtio_blk *dev, bool on)
+{
+    if (on && !dev->hooked) {
+        loop_hook_add(dev->loop, &dev->hook);
+    } else if (!on && dev->hooked) {
+        loop_hook_remove(dev->loop, &dev->hook);
+    }
+    dev->hooked = on;
+}
+
+static void finish_reset(struct virtio_blk *dev)
+{
+    for (unsigned i = 0; i < dev->num_queues; i++) {
+        virtqueue_stop(&dev->queues[i].vq);
+        dev->queues[i].enabled = false;
+    }
+    dev->resetting = false;
+    dev->broken = NULL;
+    dev->status = 0;
+    dev->acked = 0;
+    dev->config.writeback = !dev->props.no_write_cache;
+}
+
+static void reset(struct virtio_blk *dev)
+{
+    dev->active = false;
+    dev->resetting = true;
+    loop_defer_cancel(dev->loop, &dev->process);
+    hook(dev, false);
+    virtio_blk_release_held(dev, true);
+    if (!dev->in_flight) {
+        finish_reset(dev);
+    }
+}
+
+static void driver_ok(struct virtio_blk *dev)
+{
+    virtio_blk_config_driver_ok(dev);
+    dev->active = true;
+    hook(dev, true);
+    for (unsigned i = 0; i < dev->num_queues; i++) {
+        struct virtio_blk_queue *q = &dev->queues[i];
+
+        if (q->enabled && !virtqueue_start(&q->vq, &split_ring_format,
+                                           dev->memory, &q->setup)) {
+            virtio_blk_break(dev, q->vq.broken);
+            return;
+        }
+    }
+    loop_defer(dev->loop, &dev->process);
+}
+
+uint8_t virtio_blk_status(const struct virtio_blk *dev)
+{
+    return dev->status;
+}
+
+void virtio_blk_ack(struct virtio_blk *dev, uint64_t features)
+{
+    if (!(dev->status & VIRTIO_STATUS_FEATURES_OK)) {
+        dev->acked = features;
+    }
+}
+
+void virtio_blk_set_status(struct virtio_blk *dev, uint8_t status)
+{
+    uint8_t new_bits = status & ~dev->status;
+
+    if (dev->resetting) {
+        return;
+    }
+    if (!status) {
+        reset(dev);
+        return;
+    }
+    if (new_bits & VIRTIO_STATUS_FEATURES_OK &&
+        (dev->acked & ~dev->offered ||
+         !virtio_blk_has(dev, VIRTIO_F_VERSION_1))) {
+        /* 3.1.1: the driver sees that its choice was not taken. */
+        status &= ~VIRTIO_STATUS_FEATURES_OK;
+    }
+    if (!((status | dev->status) & VIRTIO_STATUS_FEATURES_OK)) {
+        status &= ~VIRTIO_STATUS_DRIVER_OK;
+    }
+    /* 2.1.1: a driver only adds bits, and NEEDS_RESET is not its own. */
+    dev->status |= status & ~VIRTIO_STATUS_NEEDS_RESET;
+    if (new_bits & status & VIRTIO_STATUS_DRIVER_OK && !dev->broken) {
+        driver_ok(dev);
+    }
+}
+
+void virtio_blk_set_queue(struct virtio_blk *dev, unsigned index,
+                          const struct virtqueue_setup *setup)
+{
+    if (index >= dev->num_queues || dev->resetting ||
+        dev->status & VIRTIO_STATUS_DRIVER_OK) {
+        return;
+    }
+    struct virtio_blk_queue *q = &dev->queues[index];
+
+    q->setup = *setup;
+    q->setup.event_idx = virtio_blk_has(dev, VIRTIO_F_EVENT_IDX);
+    q->setup.indirect = virtio_blk_has(dev, VIRTIO_F_INDIRECT_DESC);
+    q->enabled = true;
+}
+
+/* ---- queues ---- */
+
+static void drop_popped(struct virtio_blk_queue *q, const uint16_t *heads,
+                        int n)
+{
+    for (int i = 0; i < n; i++) {
+        virtio_blk_end(virtqueue_slot(&q->vq, heads[i]), 0);
+    }
+}
+
+/* Takes what is there; at most one queue's worth, because nothing that is
+ * completed here can come again before it is published. */
+static bool process_queue(struct virtio_blk_queue *q)
+{
+    struct virtio_blk *dev = q->dev;
+    uint16_t heads[POP_BATCH];
+    bool any = false;
+
+    while (may_pop(dev) && virtqueue_has_work(&q->vq)) {
+        int n = virtqueue_pop(&q->vq, heads, POP_BATCH);
+
+        if (n < 0) {
+            virtio_blk_break(dev, q->vq.broken);
+            return true;
+        }
+        any = true;
+        dev->in_flight += n;
+        for (int i = 0; i < n; i++) {
+            struct virtio_blk_req *req = virtqueue_slot(&q->vq, heads[i]);
+
+            if (!dev->active) {
+                drop_popped(q, heads + i, n - i);
+                break;
+            }
+            virtio_blk_start(req);
+        }
+    }
+    return any;
+}
+
+static bool process_all(struct virtio_blk *dev)
+{
+    bool any = false;
+
+    for (unsigned i = 0; i < dev->num_queues; i++) {
+        any |= process_queue(&dev->queues[i]);
+    }
+    return any;
+}
+
+void virtio_blk_end(struct virtio_blk_req *req, uint32_t written)
+{
+    struct virtio_blk_queue *q = req->queue;
+    struct virtio_blk *dev = q->dev;
+
+    if (G_LIKELY(dev->active)) {
+        virtqueue_push(&q->vq, req->chain.head, written);
+    }
+    if (!--dev->in_flight) {
+        if (dev->resetting) {
+            finish_reset(dev);
+        }
+        co_queue_wake_all(&dev->idle);
+    }
+}
+
+static void on_process(void *opaque)
+{
+    process_all(opaque);
+}
+
+void virtio_blk_kick(struct virtio_blk *dev, unsigned index)
+{
+    if (may_pop(dev)) {
+        loop_defer(dev->loop, &dev->process);
+    }
+}
+
+static void on_flush(void *opaque)
+{
+    struct virtio_blk *dev = opaque;
+
+    if (!dev->active) {
+        return;
+    }
+    for (unsigned i = 0; i < dev->num_queues; i++) {
+        if (virtqueue_publish(&dev->queues[i].vq)) {
+            dev->transport->notify_queue(dev->transport_opaque, i);
+        }
+    }
+}
+
+static bool on_poll(void *opaque)
+{
+    return process_all(opaque);
+}
+
+static bool on_arm(void *opaque)
+{
+    struct virtio_blk *dev = opaque;
+    bool work = false;
+
+    /* While nothing may be popped, new chains are no reason to stay awake. */
+    if (!may_pop(dev)) {
+        return false;
+    }
+    for (unsigned i = 0; i < dev->num_queues; i++) {
+        work |= virtqueue_arm(&dev->queues[i].vq);
+    }
+    return work;
+}
+
+static void on_disarm(void *opaque)
+{
+    struct virtio_blk *dev = opaque;
+
+    for (unsigned i = 0; dev->active && i < dev->num_queues; i++) {
+        virtqueue_disarm(&dev->queues[i].vq);
+    }
+}
+
+/* ---- what the block layer and the run state want ---- */
+
+static void resume(struct virtio_blk *dev)
+{
+    if (may_pop(dev)) {
+        loop_defer(dev->loop, &dev->process);
+    }
+}
+
+static void on_drained_begin(void *opaque)
+{
+    struct virtio_blk *dev = opaque;
+
+    dev->quiesced++;
+}
+
+static void on_drained_end(void *opaque)
+{
+    struct virtio_blk *dev = opaque;
+
+    g_assert(dev->quiesced);
+    dev->quiesced--;
+    resume(dev);
+}
+
+static void on_resized(void *opaque)
+{
+    struct virtio_blk *dev = opaque;
+
+    if (virtio_blk_config_resize(dev) &&
+        dev->status & VIRTIO_STATUS_DRIVER_OK && dev->transport) {
+        dev->transport->notify_config(dev->transport_opaque);
+    }
+}
+
+const struct backend_device_ops virtio_blk_backend_ops = {
+    .drained_begin = on_drained_begin,
+    .drained_end = on_drained_end,
+    .resized = on_resized,
+};
+
+static void on_run_state(void *opaque, bool running, enum run_state state)
+{
+    struct virtio_blk *dev = opaque;
+
+    dev->running = running;
+    if (running) {
+        virtio_blk_release_held(dev, false);
+        resume(dev);
+    }
+}
+
+/* ---- life ---- */
+
+void virtio_blk_set_transport(struct virtio_blk *dev,
+                              const struct virtio_transport *transport,
+                              void *opaque, const struct guest_memory *memory)
+{
+    g_assert(!dev->status && (!transport || !dev->transport));
+    dev->transport = transport;
+    dev->transport_opaque = opaque;
+    dev->memory = memory;
+}
+
+static bool check_props(struct virtio_blk_props *p, GError **error)
+{
+    p->num_queues = p->num_queues ? p->num_queues : 1;
+    p->queue_size = p->queue_size ? p->queue_size : 256;
+    p->logical_bytes =
+        p->logical_bytes ? p->logical_bytes : VIRTIO_BLK_SECTOR_BYTES;
+    p->physical_bytes = MAX(p->physical_bytes, p->logical_bytes);
+    if (p->num_queues > VIRTIO_BLK_MAX_QUEUES) {
+        return error_set(error, "num-queues must be between 1 and %d",
+                         VIRTIO_BLK_MAX_QUEUES);
+    }
+    if (p->queue_size < 4 || p->queue_size > VIRTQUEUE_MAX_SIZE ||
+        !is_power_of_2(p->queue_size)) {
+        return error_set(error,
+                         "invalid queue-size property (%u), must be a power "
+                         "of 2 between 4 and %d",
+                         p->queue_size, VIRTQUEUE_MAX_SIZE);
+    }
+    if (!is_power_of_2(p->logical_bytes) ||
+        p->logical_bytes < VIRTIO_BLK_SECTOR_BYTES ||
+        p->logical_bytes > (2 << 20) || !is_power_of_2(p->physical_bytes) ||
+        p->physical_bytes > (2 << 20)) {
+        return error_set(error, "logical_block_size and physical_block_size "
+                                "must be powers of 2 between 512 and 2 MiB");
+    }
+    if (p->min_io_bytes % p->logical_bytes ||
+        p->min_io_bytes / p->logical_bytes > UINT16_MAX ||
+        p->opt_io_bytes % p->logical_bytes) {
+        return error_set(error, "min_io_size and opt_io_size must be multiples "
+                                "of logical_block_size");
+    }
+    if (p->serial && strlen(p->serial) > VIRTIO_BLK_ID_BYTES) {
+        return error_set(error, "serial is longer than %d bytes",
+                         VIRTIO_BLK_ID_BYTES);
+    }
+    return true;
+}
+
+static void init_hooks(struct virtio_blk *dev)
+{
+    dev->process = (struct deferred){.fn = on_process, .opaque = dev};
+    dev->hook = (struct loop_hook){
+        .flush = on_flush,
+        .poll = on_poll,
+        .arm = on_arm,
+        .disarm = on_disarm,
+        .opaque = dev,
+    };
+    dev->run = (struct runstate_listener){
+        .changed = on_run_state,
+        .opaque = dev,
+        .order = RUNSTATE_DEVICES,
+    };
+    runstate_listener_add(&dev->run);
+    dev->running = vm_running();
+}
+
+struct virtio_blk *co_virtio_blk_new(const struct virtio_blk_props *props,
+                                     struct backend *backend, GError **error)
+{
+    struct virtio_blk_props p = *props;
+    unsigned shared = PERM_CONSISTENT_READ | PERM_WRITE_UNCHANGED |
+                      PERM_RESIZE | (p.share_rw ? PERM_WRITE : 0);
+    unsigned perm =
+        PERM_CONSISTENT_READ | (backend->read_only ? 0 : PERM_WRITE);
+
+    if (!backend->node) {
+        error_set(error, "Device needs media, but drive is empty");
+        return NULL;
+    }
+    if (!check_props(&p, error)) {
+        return NULL;
+    }
+    struct virtio_blk *dev = g_new0(struct virtio_blk, 1);
+
+    if (!backend_attach_device(backend, p.id, &virtio_blk_backend_ops, dev,
+                               error)) {
+        g_free(dev);
+        return NULL;
+    }
+    if (!co_backend_set_perm(backend, perm, shared, error)) {
+        backend_detach_device(backend);
+        g_free(dev);
+        return NULL;
+    }
+    dev->backend = backend_ref(backend);
+    dev->quiesced = backend->quiesced;
+    dev->loop = loop_current();
+    dev->id = g_strdup(p.id);
+    if (p.serial) {
+        memcpy(dev->serial, p.serial, strlen(p.serial));
+    }
+    p.id = p.serial = NULL; /* the caller's */
+    dev->props = p;
+    dev->logical_bytes = p.logical_bytes;
+    dev->num_queues = p.num_queues;
+    TAILQ_INIT(&dev->held);
+    dev->queues = g_new0(struct virtio_blk_queue, dev->num_queues);
+    for (unsigned i = 0; i < dev->num_queues; i++) {
+        struct virtio_blk_queue *q = &dev->queues[i];
+
+        q->dev = dev;
+        q->index = i;
+        virtqueue_init(&q->vq, p.queue_size, sizeof(struct virtio_blk_req));
+        for (unsigned head = 0; head < p.queue_size; head++) {
+            struct virtio_blk_req *req = virtqueue_slot(&q->vq, head);
+            req->queue = q;
+        }
+    }
+    dev->length = -1;
+    virtio_blk_config_init(dev);
+    init_hooks(dev);
+    return dev;
+}
+
+void co_virtio_blk_free(struct virtio_blk *dev)
+{
+    reset(dev);
+    while (dev->in_flight) {
+        co_queue_wait(&dev->idle);
+    }
+    if (dev->transport) {
+        dev->transport->removed(dev->transport_opaque);
+    }
+    runstate_listener_remove(&dev->run);
+    loop_defer_cancel(dev->loop, &dev->process);
+    backend_detach_device(dev->backend);
+    co_backend_unref(dev->backend);
+    for (unsigned i = 0; i < dev->num_queues; i++) {
+        virtqueue_destroy(&dev->queues[i].vq);
+    }
+    g_free(dev->queues);
+    g_free(dev->id);
+    g_free(dev);
+}

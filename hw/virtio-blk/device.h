@@ -1,0 +1,142 @@
+/*
+ * The virtio-blk device model and its seam to a transport.
+ *
+ * A transport (the in-process guest, vhost-user) carries register accesses and
+ * notifications between a driver and the device. It owns the guest memory
+ * table. All functions run on the device's loop and do not suspend.
+ */
+#ifndef VARVE_HW_VIRTIO_BLK_DEVICE_H
+#define VARVE_HW_VIRTIO_BLK_DEVICE_H
+
+#include <sys/queue.h>
+
+#include "aio/colock.h"
+#include "aio/loop.h"
+#include "block/backend.h"
+#include "hw/runstate.h"
+#include "hw/virtio-blk/guest_memory.h"
+#include "hw/virtio-blk/virtio_defs.h"
+#include "hw/virtio-blk/virtqueue.h"
+#include "hw/virtio_blk.h"
+
+/* What the device asks of its transport; called outside and inside of
+ * coroutines, must not suspend. */
+struct virtio_transport {
+    void (*notify_queue)(void *opaque, unsigned queue); /* used buffers */
+    void (*notify_config)(void *opaque); /* configuration or status changed */
+    void (*removed)(void *opaque);       /* the device goes away */
+};
+
+struct virtio_blk_queue {
+    struct virtqueue vq;
+    struct virtio_blk *dev;
+    struct virtqueue_setup setup;
+    uint16_t index;
+    bool enabled; /* by the driver; starts at DRIVER_OK */
+};
+
+TAILQ_HEAD(virtio_blk_held, virtio_blk_req);
+
+struct virtio_blk {
+    /* hot */
+    struct backend *backend;
+    struct virtio_blk_queue *queues;
+    unsigned num_queues;
+    unsigned in_flight; /* popped chains; held ones count */
+    bool active;        /* DRIVER_OK, not broken, no reset going on */
+    bool running;       /* the guest runs */
+    unsigned quiesced;  /* depth of drained sections */
+    uint64_t acked;     /* features that the driver took */
+    uint32_t logical_bytes;
+    int64_t length; /* bytes; what the configuration space says */
+    uint64_t next_seq;
+    /* cold */
+    struct virtio_blk_held held; /* wait for the guest to run again */
+    uint8_t status;
+    bool resetting;     /* until the requests in flight have ended */
+    const char *broken; /* why NEEDS_RESET is set, or NULL */
+    uint64_t offered;
+    uint8_t config_generation;
+    struct virtio_blk_config config;
+    struct virtio_blk_props props;
+    char *id;
+    char serial[VIRTIO_BLK_ID_BYTES];
+    struct loop *loop;
+    const struct virtio_transport *transport;
+    void *transport_opaque;
+    const struct guest_memory *memory;
+    struct deferred process;
+    struct loop_hook hook;
+    bool hooked;
+    struct runstate_listener run;
+    struct co_queue idle; /* waits for in_flight to fall to zero */
+    struct guest *guest;
+};
+
+/* One request: the slot of its chain, so that nothing is allocated for it. */
+struct virtio_blk_req {
+    struct vq_chain chain; /* first: it is the slot */
+    struct virtio_blk_queue *queue;
+    uint8_t *status; /* the last writable byte, in guest memory */
+    struct iov data; /* without header and status */
+    uint64_t sector;
+    uint32_t type;
+    uint64_t seq; /* order of arrival */
+    struct coroutine *co;
+    bool dropped; /* while held: a reset ended it */
+    TAILQ_ENTRY(virtio_blk_req) link;
+};
+
+/* ---- for transports ---- */
+
+/* One at a time; NULL takes it away, after a reset. */
+void virtio_blk_set_transport(struct virtio_blk *dev,
+                              const struct virtio_transport *transport,
+                              void *opaque, const struct guest_memory *memory);
+static inline uint64_t virtio_blk_offered(const struct virtio_blk *dev)
+{
+    return dev->offered;
+}
+/* What the driver wants; checked when it sets FEATURES_OK. */
+void virtio_blk_ack(struct virtio_blk *dev, uint64_t features);
+uint8_t virtio_blk_status(const struct virtio_blk *dev);
+/* 2.1, 3.1: 0 starts a reset, which is over when the status reads 0. */
+void virtio_blk_set_status(struct virtio_blk *dev, uint8_t status);
+/* 2.4; bytes outside the space read as 0, and writing them does nothing. */
+void virtio_blk_config_read(const struct virtio_blk *dev, unsigned offset,
+                            void *buf, unsigned bytes);
+void virtio_blk_config_write(struct virtio_blk *dev, unsigned offset,
+                             const void *buf, unsigned bytes);
+/* Enables a queue before DRIVER_OK; later, or out of range, it is ignored. */
+void virtio_blk_set_queue(struct virtio_blk *dev, unsigned index,
+                          const struct virtqueue_setup *setup);
+/* The driver's notification: the queue is looked at soon. */
+void virtio_blk_kick(struct virtio_blk *dev, unsigned index);
+
+/* ---- between device.c, config.c and request.c ---- */
+
+/* A violation by the driver (2.1.2): stops everything until a reset. */
+void virtio_blk_break(struct virtio_blk *dev, const char *reason);
+/* The end of a request: gives the chain back and counts. */
+void virtio_blk_end(struct virtio_blk_req *req, uint32_t written);
+/* Parses a popped chain and runs it. */
+void virtio_blk_start(struct virtio_blk_req *req);
+/* Reissues (or drops) what was held, in order of arrival. */
+void virtio_blk_release_held(struct virtio_blk *dev, bool drop);
+
+void virtio_blk_config_init(struct virtio_blk *dev);
+/* The length changed: new capacity, and true if it differs. */
+bool virtio_blk_config_resize(struct virtio_blk *dev);
+/* 5.2.5.2: who switches the write cache when the driver is up. */
+void virtio_blk_config_driver_ok(struct virtio_blk *dev);
+
+/* "VIRTIO_BLK_F_FLUSH"-like names without their prefix, for messages and
+ * tables; NULL for a bit that this device does not know. */
+const char *virtio_blk_feature_name(unsigned bit);
+
+static inline bool virtio_blk_has(const struct virtio_blk *dev, unsigned bit)
+{
+    return dev->acked & VIRTIO_BIT(bit);
+}
+
+#endif
