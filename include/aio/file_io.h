@@ -34,7 +34,8 @@ int co_threaded(int fd, enum file_io_op op, int64_t offset,
 /* preadv2(RWF_NOWAIT) at once, without suspending: 0, or -EAGAIN if not all of
  * it was in the page cache, -EOPNOTSUPP if the file system cannot say. */
 int file_io_read_inline(int fd, int64_t offset, const struct iov *iov);
-/* preadv at once, on this thread, however long it takes: for files in memory. */
+/* preadv at once, on this thread, however long it takes: for files in memory.
+ */
 int file_io_read_blocking(int fd, int64_t offset, const struct iov *iov);
 /* pwritev (pwritev2 with RWF_DSYNC for FUA) at once, on this thread. */
 int file_io_write_inline(int fd, int64_t offset, const struct iov *iov,

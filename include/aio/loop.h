@@ -44,7 +44,9 @@ bool loop_pass(struct loop *loop, bool block);
 /* Runs fn(opaque) as a coroutine and makes passes until it ended: how main()
  * and tests enter the coroutine world. Not inside a coroutine. */
 void loop_run_co(struct loop *loop, co_fn *fn, void *opaque);
-/* Attaches the loop to a GLib context: g_main_loop_run() then drives it. */
+/* Attaches the loop to a GLib context: g_main_loop_run() then drives it. The
+ * thread that iterates the context binds the loop for good (loop_bind()), and
+ * then callbacks of other sources may start and enter coroutines. */
 GSource *loop_attach_glib(struct loop *loop, GMainContext *context);
 
 /* ---- clock ---- */
@@ -70,8 +72,10 @@ typedef void loop_fd_fn(void *opaque);
  * the descriptor, which must happen before it is closed. */
 void loop_fd_set(struct loop *loop, int fd, loop_fd_fn *readable,
                  loop_fd_fn *writable, void *opaque);
-/* Suspends until fd is readable (writable). The descriptor must have no handler
- * of its own for that direction. */
+/* Suspends until fd is readable (writable), hung up or in error. The descriptor
+ * must have no handler of its own for that direction, and one waiter a
+ * direction. The loop goes on knowing it: before it is closed, say
+ * loop_fd_set(loop, fd, NULL, NULL, NULL). */
 void co_fd_wait_readable(int fd);
 void co_fd_wait_writable(int fd);
 
