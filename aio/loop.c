@@ -1,15 +1,12 @@
 /*
- * The pass of an event loop, and its bounded busy-polling.
+ * The pass of an event loop.
  *
  * A pass first settles: it runs ready coroutines and deferred calls until none
  * is left, then the flush hooks, which may make more ready. Then it polls, and
- * if nothing at all happened it may wait: first by calling the poll hooks for
- * the present polling window, then in epoll. The window doubles when something
- * that a poll hook sees arrives within poll_max_ns, and halves down to nothing
- * when it does not pay. While polling makes progress, epoll is asked only every
- * so often, because asking costs as much as a small request. Invariants: hooks
- * and mailbox are armed only while the thread may sleep; coroutines are entered
- * by the pass outside of any other. Runs on the loop's own thread.
+ * if nothing at all happened it may wait (loop_wait.c). While polling makes
+ * progress, epoll is asked only every so often, because asking costs as much as
+ * a small request. Invariant: coroutines are entered by the pass outside of any
+ * other. Runs on the loop's own thread.
  */
 #include "aio/loop.h"
 
@@ -25,23 +22,12 @@
 #define SETTLE_ROUNDS     16
 /* The longest that descriptors wait while pollers make progress. */
 #define EPOLL_INTERVAL_NS 20000
-#define POLL_DEFAULT_NS   32000
-#define POLL_MIN_NS       4000
 
 __thread struct loop *loop_tls __attribute__((tls_model("initial-exec")));
 
 /* Every loop of the process: scripts/gdb starts here. */
 static pthread_mutex_t all_loops_lock = PTHREAD_MUTEX_INITIALIZER;
 static struct loop *all_loops;
-
-static inline void cpu_relax(void)
-{
-#if defined(__x86_64__)
-    __builtin_ia32_pause();
-#elif defined(__aarch64__)
-    __asm__ volatile("yield" ::: "memory");
-#endif
-}
 
 /* ---- life ---- */
 
@@ -51,7 +37,7 @@ struct loop *loop_new(const char *name, enum loop_clock clock)
 
     loop->name = g_strdup(name);
     loop->clock = clock;
-    loop->poll_max_ns = POLL_DEFAULT_NS;
+    loop_set_poll_max(loop, LOOP_POLL_DEFAULT_NS);
     loop->deferred_last = &loop->deferred;
     co_list_init(&loop->ready);
     co_list_init(&loop->paused);
@@ -199,95 +185,6 @@ static void run_one_deferred(struct loop *loop)
     d->fn(d->opaque);
 }
 
-/* ---- hooks ---- */
-
-void loop_hook_add(struct loop *loop, struct loop_hook *hook)
-{
-    assert(loop == loop_tls);
-    hook->next = loop->hooks;
-    hook->prev = &loop->hooks;
-    if (loop->hooks) {
-        loop->hooks->prev = &hook->next;
-    }
-    loop->hooks = hook;
-    loop->poll_hooks += hook->poll != NULL;
-}
-
-void loop_hook_remove(struct loop *loop, struct loop_hook *hook)
-{
-    assert(loop == loop_tls);
-    if (loop->hook_cursor == hook) {
-        loop->hook_cursor = hook->next;
-    }
-    *hook->prev = hook->next;
-    if (hook->next) {
-        hook->next->prev = hook->prev;
-    }
-    loop->poll_hooks -= hook->poll != NULL;
-}
-
-void loop_set_poll_max(struct loop *loop, int64_t ns)
-{
-    loop->poll_max_ns = ns;
-    if (loop->poll_ns > ns) {
-        loop->poll_ns = ns;
-    }
-}
-
-void loop_flush(struct loop *loop)
-{
-    for (struct loop_hook *h = loop->hooks; h; h = loop->hook_cursor) {
-        loop->hook_cursor = h->next;
-        if (h->flush) {
-            h->flush(h->opaque);
-        }
-    }
-}
-
-static bool run_pollers(struct loop *loop)
-{
-    bool any = false;
-
-    for (struct loop_hook *h = loop->hooks; h; h = loop->hook_cursor) {
-        loop->hook_cursor = h->next;
-        if (h->poll && h->poll(h->opaque)) {
-            any = true;
-        }
-    }
-    return any;
-}
-
-void loop_disarm(struct loop *loop)
-{
-    loop->armed = false;
-    mailbox_awake(loop);
-    for (struct loop_hook *h = loop->hooks; h; h = loop->hook_cursor) {
-        loop->hook_cursor = h->next;
-        if (h->disarm) {
-            h->disarm(h->opaque);
-        }
-    }
-}
-
-bool loop_arm(struct loop *loop)
-{
-    bool work = false;
-
-    /* All are armed even after one has found work: disarming is for all. */
-    for (struct loop_hook *h = loop->hooks; h; h = loop->hook_cursor) {
-        loop->hook_cursor = h->next;
-        if (h->arm && h->arm(h->opaque)) {
-            work = true;
-        }
-    }
-    loop->armed = true;
-    if (!mailbox_prepare_sleep(loop) || work || loop_has_ready(loop)) {
-        loop_disarm(loop);
-        return false;
-    }
-    return true;
-}
-
 /* ---- the pass ---- */
 
 static bool run_ready(struct loop *loop)
@@ -338,68 +235,12 @@ static bool unpause(struct loop *loop)
     return true;
 }
 
-static bool busy_poll(struct loop *loop, int64_t start, int64_t window)
-{
-    for (;;) {
-        if (run_pollers(loop) || !mailbox_empty(loop)) {
-            return true;
-        }
-        if (loop_real_ns() - start >= window) {
-            return false;
-        }
-        cpu_relax();
-    }
-}
-
-/* Learns from a sleep that began at start; useful: polling could have seen what
- * ended it. */
-static void adapt_polling(struct loop *loop, int64_t start, bool useful)
-{
-    if (useful && loop_real_ns() - start <= loop->poll_max_ns) {
-        loop->poll_ns =
-            MIN(MAX(loop->poll_ns * 2, POLL_MIN_NS), loop->poll_max_ns);
-    } else {
-        loop->poll_ns /= 2;
-        if (loop->poll_ns < POLL_MIN_NS) {
-            loop->poll_ns = 0;
-        }
-    }
-}
-
 static bool look_at_fds(struct loop *loop, int64_t timeout_ns)
 {
     struct epoll_event events[LOOP_FD_BATCH];
     int n = loop_fd_wait(loop, events, timeout_ns);
 
     return loop_fd_dispatch(loop, events, n);
-}
-
-static bool wait_for_event(struct loop *loop)
-{
-    struct epoll_event events[LOOP_FD_BATCH];
-    int64_t timeout = loop_timeout_ns(loop);
-    bool may_poll = loop->poll_hooks && loop->poll_max_ns > 0;
-    int64_t start = may_poll ? loop_real_ns() : 0;
-
-    if (may_poll && loop->poll_ns && timeout != 0) {
-        int64_t window =
-            timeout > 0 ? MIN(timeout, loop->poll_ns) : loop->poll_ns;
-        if (busy_poll(loop, start, window)) {
-            return true;
-        }
-        timeout = loop_timeout_ns(loop);
-    }
-    if (!loop_arm(loop)) {
-        return true;
-    }
-    int n = loop_fd_wait(loop, events, timeout);
-    loop_disarm(loop);
-    bool any = !mailbox_empty(loop);
-    if (may_poll && timeout != 0) {
-        any |= run_pollers(loop);
-        adapt_polling(loop, start, any);
-    }
-    return loop_fd_dispatch(loop, events, n) || any;
 }
 
 bool loop_pass(struct loop *loop, bool block)
@@ -415,12 +256,12 @@ bool loop_pass(struct loop *loop, bool block)
 
     bool any = unpause(loop);
     any |= settle(loop);
-    any |= run_pollers(loop);
+    any |= loop_poll_hooks(loop);
     any |= mailbox_run(loop);
     if (!block) {
         any |= look_at_fds(loop, 0);
     } else if (!any && !loop_has_ready(loop)) {
-        any = wait_for_event(loop);
+        any = loop_wait(loop);
     } else if (loop_real_ns() - loop->last_epoll_ns >= EPOLL_INTERVAL_NS) {
         any |= look_at_fds(loop, 0);
     }

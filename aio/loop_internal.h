@@ -75,7 +75,8 @@ bool mailbox_empty(struct loop *loop);
 bool mailbox_prepare_sleep(struct loop *loop);
 void mailbox_awake(struct loop *loop);
 
-/* ---- loop.c ---- */
+/* ---- loop.c, loop_wait.c ---- */
+enum { LOOP_POLL_DEFAULT_NS = 32000 };
 static inline bool loop_has_ready(const struct loop *loop)
 {
     return loop->ready.first || loop->paused.first || loop->deferred;
@@ -95,6 +96,10 @@ static inline int64_t loop_real_ns(void)
     clock_gettime(CLOCK_MONOTONIC, &ts);
     return (int64_t)ts.tv_sec * 1000000000 + ts.tv_nsec;
 }
+/* Calls every poll hook; true if one made progress. */
+bool loop_poll_hooks(struct loop *loop);
+/* Polls, then sleeps, until something happens; true if anything did. */
+bool loop_wait(struct loop *loop);
 
 /* ---- loop_fd.c ---- */
 void loop_fd_destroy_all(struct loop *loop);
