@@ -9,6 +9,10 @@
 #include <stdint.h>
 #include <stdio.h>
 #include <string.h>
+#include <signal.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
 #include <cmocka.h>
 #include "aio/loop.h"
 
@@ -210,6 +214,37 @@ static void ended_coroutines_are_used_again(void **state)
     assert_int_equal(n, 100001);
 }
 
+static int recurse_too_deep(int n)
+{
+    volatile char frame[512];
+
+    frame[n % 512] = (char)n;
+    return n < 1000000 ? recurse_too_deep(n + 1) + frame[n % 512] : 0;
+}
+
+static void overflow(void *opaque)
+{
+    *(int *)opaque = recurse_too_deep(0);
+}
+
+static void a_stack_that_overflows_kills_and_corrupts_nothing(void **state)
+{
+    int status, n;
+    pid_t pid = fork();
+
+    assert_true(pid >= 0);
+    if (pid == 0) {
+        struct rlimit none = {0};
+        setrlimit(RLIMIT_CORE, &none);
+        freopen("/dev/null", "w", stderr);
+        signal(SIGSEGV, SIG_DFL);
+        co_enter(co_create(overflow, &n));
+        _exit(0);
+    }
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    assert_true(WIFSIGNALED(status) && WTERMSIG(status) == SIGSEGV);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -221,6 +256,7 @@ int main(void)
         cmocka_unit_test(a_stack_holds_deep_calls),
         cmocka_unit_test(many_coroutines_keep_their_own_state),
         cmocka_unit_test(ended_coroutines_are_used_again),
+        cmocka_unit_test(a_stack_that_overflows_kills_and_corrupts_nothing),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);
 }

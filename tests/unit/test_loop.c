@@ -13,6 +13,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 #include <cmocka.h>
+#include "aio/file_io.h"
 #include "aio/timer.h"
 
 static struct loop *loop;
@@ -454,10 +455,17 @@ static void polling_starts_when_it_pays_and_stops_when_not(void **state)
 
 static GMainLoop *main_loop;
 
+static int blocking_work(void *opaque)
+{
+    return 42;
+}
+
 static void co_quit_after_a_while(void *opaque)
 {
     co_sleep_ns(1000000);
     note("s");
+    /* Needs the flush hook, and mail from another thread. */
+    assert_int_equal(co_worker(blocking_work, NULL), 42);
     co_read_until_the_end(opaque);
     g_main_loop_quit(main_loop);
 }
@@ -465,6 +473,7 @@ static void co_quit_after_a_while(void *opaque)
 static gboolean from_glib(gpointer opaque)
 {
     note("g");
+    assert_int_equal(g_main_depth(), 1);
     co_enter(co_create(co_quit_after_a_while, opaque));
     return G_SOURCE_REMOVE;
 }
