@@ -28,7 +28,7 @@ Q := @
 endif
 
 # Goals that must work before the packages are there.
-NO_PKG_GOALS := deps help demo check clean
+NO_PKG_GOALS := deps help demo check clean docs
 need_pkgs    := $(if $(MAKECMDGOALS),$(filter-out $(NO_PKG_GOALS),$(MAKECMDGOALS)),all)
 ifneq ($(need_pkgs),)
 PKG_CFLAGS  := $(shell pkg-config --cflags $(PKGS))
@@ -60,15 +60,21 @@ BENCH_SRC   := $(sort $(wildcard tests/bench/bench_*.c))
 FUZZ_SRC    := $(sort $(wildcard tests/fuzz/fuzz_*.c))
 SCHEMA      := $(sort $(wildcard qapi/*.json))
 GENERATOR   := $(sort $(wildcard qapi/gen/*.py) $(wildcard qapi/*.py))
+REFERENCE   := docs/qmp-reference.md
 GEN_STAMP   := $(if $(SCHEMA),$(GEN)/.stamp)
 GEN_SRC      = $(if $(SCHEMA),$(GEN)/qapi/types.c $(GEN)/qapi/introspect.c \
                  $(GEN)/qmp/commands.c)
 
-LIB_OBJ      = $(LIB_SRC:%.c=$(BUILD)/%.o) $(GEN_SRC:$(GEN)/%.c=$(BUILD)/gen/%.o)
+# The handlers of commands are reached through weak references, which pull
+# nothing out of an archive: qmp/ goes in as one object.
+QMP_OBJ      = $(patsubst %.c,$(BUILD)/%.o,$(filter qmp/%,$(LIB_SRC))) \
+               $(BUILD)/gen/qmp/commands.o
+LIB_OBJ      = $(filter-out $(QMP_OBJ),$(LIB_SRC:%.c=$(BUILD)/%.o) \
+                 $(GEN_SRC:$(GEN)/%.c=$(BUILD)/gen/%.o)) $(BUILD)/qmp.o
 LIB          = $(BUILD)/libvarve.a
 
 .PHONY: all deps demo check check-unit check-integration bench fuzz lint \
-        install help clean build-tests programs
+        install help clean build-tests programs docs
 .SECONDARY:
 
 all: programs
@@ -88,8 +94,15 @@ $(GEN_STAMP): $(SCHEMA) $(GENERATOR)
 	$(Q)mkdir -p $(GEN)
 	$(Q)$(PYTHON) qapi/gen/main.py --output $(GEN) qapi/schema.json
 	$(Q)touch $@
-$(GEN_SRC): $(GEN_STAMP)
+# With a recipe, even this one, make looks at them again in the same run.
+$(GEN_SRC) $(GEN)/qapi/types.h $(GEN)/qmp/commands.h: $(GEN_STAMP)
+	@:
 endif
+
+# The reference page is in git, so that it can be read there; a test checks
+# that it is current.
+docs:
+	$(Q)$(PYTHON) qapi/gen/main.py --reference $(REFERENCE) qapi/schema.json
 
 # ---- objects and programs -------------------------------------------------
 # Stacks of suspended coroutines are read by frame pointer, and keep every
@@ -106,6 +119,10 @@ $(BUILD)/gen/%.o: $(GEN)/%.c
 	@echo "  CC    $<"
 	@mkdir -p $(@D)
 	$(Q)$(CC) $(CFLAGS_ALL) -MMD -MP -c -o $@ $<
+
+$(BUILD)/qmp.o: $(QMP_OBJ)
+	@echo "  LD    $@"
+	$(Q)$(CC) -r -nostdlib -o $@ $^
 
 $(LIB): $(LIB_OBJ)
 	@echo "  AR    $@"

@@ -158,14 +158,15 @@ static void store_int(const struct qapi_type *type, uint64_t bits, void *slot)
     }
 }
 
-static bool fail_range(struct decoder *d, const struct qapi_type *type,
-                       const struct place *at)
+/* Not an integer, or beyond the widest integer of its sign. */
+static bool fail_integer(struct decoder *d, const struct qapi_type *type,
+                         const struct place *at)
 {
-    if (type->is_signed && type->bits == 64) {
-        return d->keyval ? fail_expects(d, at, "integer")
-                         : fail_type(d, at, "integer");
+    if (d->keyval) {
+        return fail_expects(d, at, type->is_bytes ? "a size" : "integer");
     }
-    return fail_expects(d, at, int_name(type));
+    return type->is_signed ? fail_type(d, at, "integer")
+                           : fail_expects(d, at, "uint64");
 }
 
 /* A number as typed: C syntax with 0x, or a size with a suffix. */
@@ -198,19 +199,20 @@ static bool decode_int(struct decoder *d, const struct qapi_type *type,
         int64_t value = json_object_get_int64(json);
         negative = value < 0;
         magnitude = negative ? -(uint64_t)value : json_object_get_uint64(json);
-    } else if (json_object_is_type(json, json_type_double)) {
-        return fail_range(d, type, at);
-    } else if (!d->keyval || !is_string(json)) {
-        return fail_type(d, at, "integer");
-    } else if (!read_typed_int(type, json_object_get_string(json), &negative,
+    } else if (!d->keyval || !is_string(json) ||
+               !read_typed_int(type, json_object_get_string(json), &negative,
                                &magnitude)) {
-        return fail_expects(d, at, type->is_bytes ? "a size" : "integer");
+        return fail_integer(d, type, at);
     }
 
+    uint64_t widest = type->is_signed ? (uint64_t)INT64_MAX : UINT64_MAX;
+    if (magnitude > widest + (type->is_signed && negative)) {
+        return fail_integer(d, type, at);
+    }
     uint64_t max = UINT64_MAX >> (64 - type->bits + type->is_signed);
     uint64_t limit = !negative ? max : type->is_signed ? max + 1 : 0;
     if (magnitude > limit) {
-        return fail_range(d, type, at);
+        return fail_expects(d, at, int_name(type));
     }
     store_int(type, negative ? -magnitude : magnitude, slot);
     return true;

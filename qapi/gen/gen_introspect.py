@@ -23,6 +23,8 @@ class Introspection:
         self.entries = []
         self._index = {}
         self._empty = None
+        # What the numbers stand for; never part of an answer.
+        self.names = {}
         for command in sorted(schema.commands, key=lambda c: c.name):
             self._command(command)
         for event in sorted(schema.events, key=lambda e: e.name):
@@ -79,17 +81,15 @@ class Introspection:
             key, type_name = type_.name, None
         if key in self._index:
             refs.add(self._index[key])
-            return self.entries_name(self._index[key])
+            return self.entries[self._index[key]][0]['name']
         index = self._index[key] = self._reserve()
         refs.add(index)
         name = type_name or str(index)
+        self.names[name] = type_.name
         self.entries[index] = [{'name': name}, set()]
         getattr(self, '_type_' + type_.meta, self._type_builtin)(
             index, name, type_)
         return name
-
-    def entries_name(self, index):
-        return self.entries[index][0]['name']
 
     def _type_builtin(self, index, name, type_):
         self._fill(index, {'name': name, 'meta-type': 'builtin',
@@ -146,6 +146,10 @@ class Introspection:
                            'members': [{'type': self._ref(m.type, refs)}
                                        for m in type_.members]},
                    type_.features, refs)
+
+
+def names_as_json(schema):
+    return json.dumps(Introspection(schema).names, indent=1) + '\n'
 
 
 def as_json(schema):

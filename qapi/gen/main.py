@@ -25,6 +25,7 @@ FILES = {
     'qmp/commands.h': gen_commands.header,
     'qmp/commands.c': gen_commands.source,
     'schema.json': gen_introspect.as_json,
+    'schema-names.json': gen_introspect.names_as_json,
 }
 
 

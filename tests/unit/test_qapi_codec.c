@@ -178,6 +178,20 @@ static void numbers_out_of_range_are_refused(void **state)
          "-2147483648}");
 }
 
+static void integers_of_another_type_are_refused(void **state)
+{
+    NODE("{\"driver\":\"null-co\",\"latency-ns\":true}",
+         "!Parameter 'latency-ns' expects uint64");
+    check(&qapi_type_block_dirty_bitmap_add,
+          "{\"node\":\"a\",\"name\":\"b\",\"granularity\":\"x\"}",
+          "!Parameter 'granularity' expects uint64");
+    NODE("{\"driver\":\"blkdebug\",\"image\":\"x\",\"max-transfer\":"
+         "9223372036854775808}",
+         "!Invalid parameter type for 'max-transfer', expected: integer");
+    NODE("{\"driver\":\"null-co\",\"size\":null}",
+         "!Invalid parameter type for 'size', expected: integer");
+}
+
 static void strings_with_a_zero_byte_are_refused(void **state)
 {
     NODE("{\"driver\":\"null-co\",\"node-name\":\"a\\u0000b\"}",
@@ -393,6 +407,7 @@ int main(void)
         cmocka_unit_test(alternate_in_c_tells_its_kind),
         cmocka_unit_test(errors_name_the_whole_path),
         cmocka_unit_test(numbers_out_of_range_are_refused),
+        cmocka_unit_test(integers_of_another_type_are_refused),
         cmocka_unit_test(strings_with_a_zero_byte_are_refused),
         cmocka_unit_test(number_takes_integers_but_no_infinity),
         cmocka_unit_test(lists_of_each_kind_survive),
