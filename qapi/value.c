@@ -3,12 +3,12 @@
  * tables of the built-in types. A slot is where a member lives: the value
  * itself for scalars and lists, a pointer for strings and structs.
  */
-#include "qapi/codec.h"
+#include "qapi/value.h"
 
 #include <json-c/json.h>
 #include <string.h>
 
-#include "qapi/value.h"
+#include "qapi/lists.h"
 
 #define SCALAR(n, m, ctype, ...)                                    \
     const struct qapi_type qapi_type_##n = {                        \

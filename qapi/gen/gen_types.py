@@ -31,7 +31,7 @@ def used_lists(schema):
 def header(schema):
     out = [BANNER, '#ifndef VARVE_GEN_QAPI_TYPES_H\n'
            '#define VARVE_GEN_QAPI_TYPES_H\n\n'
-           '#include "qapi/codec.h"\n\n']
+           '#include "qapi/codec.h"\n#include "qapi/lists.h"\n\n']
     for enum in schema.defined('enum'):
         out.append(enum_decl(enum))
     objects = schema.by_value_order()

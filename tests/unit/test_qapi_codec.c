@@ -313,8 +313,8 @@ static void zeroed_values_can_be_freed_and_cloned(void **state)
     qapi_auto(blockdev_options) o = g_new0(struct blockdev_options, 1);
     qapi_auto(blockdev_options) copy = blockdev_options_clone(o);
     assert_non_null(copy);
-    blockdev_options_free(NULL);
-    assert_null(blockdev_options_clone(NULL));
+    qapi_free(&qapi_type_blockdev_options, NULL);
+    assert_null(qapi_clone(&qapi_type_blockdev_options, NULL));
 }
 
 static void clone_shares_nothing(void **state)
