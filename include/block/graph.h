@@ -28,8 +28,11 @@ struct graph {
     struct backend_list backends;
     struct job_list jobs;
     struct co_queue drain_waiters; /* private */
+    unsigned drain_sections;       /* private: open ones, of nodes and of all */
+    unsigned drain_all;            /* private: open ones of the whole graph */
     struct co_mutex change_lock;   /* one graph-changing command at a time */
     uint64_t next_node_number;     /* private: for generated names */
+    uint64_t visit;                /* private: number of the last graph walk */
 };
 
 /* The graph of the current loop; made at first use. */
@@ -51,6 +54,8 @@ struct root_ops {
     void (*drained_end)(struct edge *edge);
     /* The child's length changed. May be NULL. Must not suspend. */
     void (*resized)(struct edge *edge);
+    /* edge->child is another node now. May be NULL. Must not suspend. */
+    void (*moved)(struct edge *edge);
 };
 
 struct edge {
@@ -62,6 +67,7 @@ struct edge {
     unsigned roles;             /* enum child_role */
     unsigned perm, shared;      /* enum perm */
     bool frozen;                /* replacing or detaching is refused by name */
+    unsigned drained, drain_due; /* private: of a root edge */
     LIST_ENTRY(edge) in_children, in_parents; /* private */
 };
 
@@ -114,12 +120,15 @@ bool co_graph_set_perm(struct edge *edge, unsigned perm, unsigned shared,
 
 /* Holds off new requests of every root from which node can be reached, and
  * waits until none of theirs is in flight. Nests. The caller must not be part
- * of a request on these nodes. */
+ * of a request on these nodes, and keeps a reference to node until it ends the
+ * section. A root that is moved while the section is open counts by where it
+ * stands: so drain the lowest node that a change touches. */
 void co_drain_begin(struct node *node);
 void co_drain_end(struct node *node);
 void co_drain_all_begin(void);
 void co_drain_all_end(void);
-/* A root's requests have fallen to zero: waiters look again. */
+/* The requests of a root or a drained node have fallen to zero: waiters look
+ * again. */
 void graph_drain_kick(struct graph *graph);
 
 #endif

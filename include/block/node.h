@@ -52,7 +52,13 @@ struct node {
     char *name;          /* node-name; generated ones start with '#' */
     char *filename;      /* for people; never NULL after open */
     unsigned refs;       /* private */
-    unsigned drained;    /* private: depth of drained sections */
+    unsigned drained;    /* private: open drained sections, here or below */
+    unsigned drain_sections; /* private: open ones of this very node */
+    unsigned drain_due;      /* private: what drained is to become */
+    uint64_t visited;        /* private: the last graph walk that came by */
+    bool opened;             /* private: co_open has succeeded */
+    struct node *opened_for; /* private: who opens this node as a child now */
+    struct node *ready_file; /* private: what probing opened as "file" */
     bool monitor_owned;  /* blockdev-add holds a reference */
     bool force_share;    /* option: lock nothing */
     bool auto_read_only; /* option */

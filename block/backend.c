@@ -1,0 +1,418 @@
+/*
+ * Backends: the way of devices, exports and commands to a root node.
+ *
+ * A request checks its range and rights, is counted, and goes down the graph.
+ * While the backend is drained, new requests wait in order of arrival in
+ * b->held, not yet counted as in flight; each checks again when it goes on,
+ * since the node may be another one by then.
+ *
+ * b->node follows the root edge (see root_moved), so that the request path
+ * need not look at the edge. On the graph's loop only.
+ */
+#include "block/backend.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <string.h>
+
+#include "aio/loop.h"
+#include "block/graph_int.h"
+#include "block/listener.h"
+#include "block/node_int.h"
+#include "block/request.h"
+#include "util/error.h"
+#include "util/range.h"
+
+/* ---- the root edge ---- */
+
+static char *root_describe(const struct edge *edge)
+{
+    const struct backend *b = edge->opaque;
+    if (b->name) {
+        return g_strdup_printf("block device '%s'", b->name);
+    }
+    return b->device_id ? g_strdup_printf("block device '%s'", b->device_id)
+                        : g_strdup("an unnamed block device");
+}
+
+static void root_drained_begin(struct edge *edge)
+{
+    struct backend *b = edge->opaque;
+    if (b->quiesced++ == 0 && b->device_ops && b->device_ops->drained_begin) {
+        b->device_ops->drained_begin(b->device);
+    }
+}
+
+static bool root_drained_poll(struct edge *edge)
+{
+    const struct backend *b = edge->opaque;
+    return b->in_flight > 0;
+}
+
+static void root_drained_end(struct edge *edge)
+{
+    struct backend *b = edge->opaque;
+    assert(b->quiesced > 0);
+    if (--b->quiesced == 0) {
+        co_queue_wake_all(&b->held);
+        if (b->device_ops && b->device_ops->drained_end) {
+            b->device_ops->drained_end(b->device);
+        }
+    }
+}
+
+static void root_resized(struct edge *edge)
+{
+    struct backend *b = edge->opaque;
+    if (b->device_ops && b->device_ops->resized) {
+        b->device_ops->resized(b->device);
+    }
+}
+
+static void root_moved(struct edge *edge)
+{
+    struct backend *b = edge->opaque;
+    b->node = edge->child;
+}
+
+static const struct root_ops backend_root_ops = {
+    .describe = root_describe,
+    .drained_begin = root_drained_begin,
+    .drained_poll = root_drained_poll,
+    .drained_end = root_drained_end,
+    .resized = root_resized,
+    .moved = root_moved,
+};
+
+/* ---- life ---- */
+
+static struct backend *find(const char *name)
+{
+    struct backend *b;
+    TAILQ_FOREACH (b, &graph_current()->backends, link) {
+        if (b->name && !strcmp(b->name, name)) {
+            return b;
+        }
+    }
+    return NULL;
+}
+
+static bool check_name(const char *name, GError **error)
+{
+    if (!block_id_wellformed(name)) {
+        return error_set(error, "Invalid device name");
+    }
+    if (find(name)) {
+        return error_set(error, "Device with id '%s' already exists", name);
+    }
+    if (node_find(name, NULL)) {
+        return error_set(error,
+                         "Device name '%s' conflicts with an existing node "
+                         "name",
+                         name);
+    }
+    return true;
+}
+
+static void set_rights(struct backend *b, unsigned perm)
+{
+    b->read_only = !(perm & (PERM_WRITE | PERM_WRITE_UNCHANGED));
+}
+
+struct backend *co_backend_new(const char *name, struct node *node,
+                               unsigned perm, unsigned shared, GError **error)
+{
+    struct graph *graph = graph_current();
+    if (name && !check_name(name, error)) {
+        return NULL;
+    }
+    struct backend *b = g_new0(struct backend, 1);
+    b->name = g_strdup(name);
+    b->graph = graph;
+    b->refs = 1;
+    b->write_cache = true;
+    b->on_write_error = BLOCKDEV_ON_ERROR_AUTO;
+    b->on_read_error = BLOCKDEV_ON_ERROR_AUTO;
+    set_rights(b, perm);
+    TAILQ_INSERT_TAIL(&graph->backends, b, link);
+    if (node) {
+        b->root = co_graph_attach_root(node, "root", &backend_root_ops, b, perm,
+                                       shared, error);
+        if (!b->root) {
+            co_backend_unref(b);
+            return NULL;
+        }
+    }
+    return b;
+}
+
+struct backend *backend_ref(struct backend *b)
+{
+    assert(b->refs > 0 && b->refs < UINT_MAX);
+    b->refs++;
+    return b;
+}
+
+void co_backend_unref(struct backend *b)
+{
+    assert(b->graph == graph_current());
+    assert(b->refs > 0);
+    if (--b->refs) {
+        return;
+    }
+    assert(!b->device);
+    TAILQ_REMOVE(&b->graph->backends, b, link);
+    if (b->root) {
+        struct node *node = node_ref(b->node);
+        co_drain_begin(node);
+        co_graph_detach(b->root);
+        co_drain_end(node);
+        co_node_unref(node);
+    }
+    assert(co_queue_empty(&b->held));
+    g_free(b->name);
+    g_free(b->device_id);
+    g_free(b);
+}
+
+struct backend *backend_find(const char *name, GError **error)
+{
+    struct backend *b = find(name);
+    if (!b) {
+        error_set_class(error, ERROR_DEVICE_NOT_FOUND, "Device '%s' not found",
+                        name);
+    }
+    return b;
+}
+
+bool backend_attach_device(struct backend *b, const char *device_id,
+                           const struct backend_device_ops *ops, void *device,
+                           GError **error)
+{
+    if (b->device) {
+        return error_set(error,
+                         "Drive '%s' is already in use by another device",
+                         b->name   ? b->name
+                         : b->node ? b->node->name
+                                   : "");
+    }
+    b->device = device;
+    b->device_ops = ops;
+    b->device_id = g_strdup(device_id);
+    b->io_status_enabled = true;
+    b->io_status = BLOCK_DEVICE_IO_STATUS_OK;
+    if (b->quiesced && ops && ops->drained_begin) {
+        ops->drained_begin(device);
+    }
+    return true;
+}
+
+void backend_detach_device(struct backend *b)
+{
+    assert(b->device);
+    b->device = NULL;
+    b->device_ops = NULL;
+    g_clear_pointer(&b->device_id, g_free);
+    b->io_status_enabled = false;
+}
+
+bool co_backend_set_perm(struct backend *b, unsigned perm, unsigned shared,
+                         GError **error)
+{
+    if (b->root && !co_graph_set_perm(b->root, perm, shared, error)) {
+        return false;
+    }
+    set_rights(b, perm);
+    return true;
+}
+
+int64_t backend_length(const struct backend *b)
+{
+    return b->node ? b->node->length : 0;
+}
+
+/* ---- requests ---- */
+
+static int check(const struct backend *b, int64_t offset, int64_t bytes,
+                 bool is_write)
+{
+    if (G_UNLIKELY(!b->node)) {
+        return -ENOMEDIUM;
+    }
+    if (G_UNLIKELY(is_write && b->read_only)) {
+        return -EACCES;
+    }
+    if (G_UNLIKELY(!range_within(offset, bytes, b->node->length))) {
+        return -EIO;
+    }
+    return 0;
+}
+
+/* 0, and the request is in flight; or why it cannot start. */
+static inline int co_enter_request(struct backend *b, enum acct_op op,
+                                   int64_t offset, int64_t bytes, bool is_write)
+{
+    while (G_UNLIKELY(b->quiesced)) {
+        co_queue_wait(&b->held);
+    }
+    int ret = check(b, offset, bytes, is_write);
+    if (G_UNLIKELY(ret < 0)) {
+        b->acct[op].invalid++;
+        return ret;
+    }
+    b->in_flight++;
+    return 0;
+}
+
+static inline int leave_request(struct backend *b, enum acct_op op,
+                                int64_t bytes, int64_t start, int ret)
+{
+    struct acct_stats *a = &b->acct[op];
+    a->total_ns += (uint64_t)(loop_now_ns(b->graph->loop) - start);
+    if (G_LIKELY(ret == 0)) {
+        a->ops++;
+        a->bytes += (uint64_t)bytes;
+    } else {
+        a->failed++;
+    }
+    b->in_flight--;
+    if (G_UNLIKELY(b->quiesced) && !b->in_flight) {
+        graph_drain_kick(b->graph);
+    }
+    return ret;
+}
+
+static inline void note_written(struct backend *b, int64_t end, int ret)
+{
+    if (ret == 0 && (uint64_t)end > b->wr_highest_offset) {
+        b->wr_highest_offset = (uint64_t)end;
+    }
+}
+
+static inline unsigned write_flags(const struct backend *b, unsigned flags)
+{
+    return G_LIKELY(b->write_cache) ? flags : flags | REQ_FUA;
+}
+
+int co_backend_preadv(struct backend *b, int64_t offset, const struct iov *iov,
+                      unsigned flags)
+{
+    int64_t bytes = (int64_t)iov->bytes;
+    int ret = co_enter_request(b, ACCT_READ, offset, bytes, false);
+    if (G_UNLIKELY(ret < 0)) {
+        return ret;
+    }
+    int64_t start = loop_now_ns(b->graph->loop);
+    ret = co_node_preadv(b->node, offset, iov, flags);
+    return leave_request(b, ACCT_READ, bytes, start, ret);
+}
+
+int co_backend_pwritev(struct backend *b, int64_t offset, const struct iov *iov,
+                       unsigned flags)
+{
+    int64_t bytes = (int64_t)iov->bytes;
+    int ret = co_enter_request(b, ACCT_WRITE, offset, bytes, true);
+    if (G_UNLIKELY(ret < 0)) {
+        return ret;
+    }
+    int64_t start = loop_now_ns(b->graph->loop);
+    ret = co_node_pwritev(b->node, offset, iov, write_flags(b, flags));
+    note_written(b, offset + bytes, ret);
+    return leave_request(b, ACCT_WRITE, bytes, start, ret);
+}
+
+int co_backend_pwrite_zeroes(struct backend *b, int64_t offset, int64_t bytes,
+                             unsigned flags)
+{
+    int ret = co_enter_request(b, ACCT_WRITE, offset, bytes, true);
+    if (ret < 0) {
+        return ret;
+    }
+    int64_t start = loop_now_ns(b->graph->loop);
+    ret = co_node_pwrite_zeroes(b->node, offset, bytes, write_flags(b, flags));
+    note_written(b, offset + bytes, ret);
+    return leave_request(b, ACCT_WRITE, bytes, start, ret);
+}
+
+int co_backend_pdiscard(struct backend *b, int64_t offset, int64_t bytes)
+{
+    int ret = co_enter_request(b, ACCT_UNMAP, offset, bytes, true);
+    if (ret < 0) {
+        return ret;
+    }
+    int64_t start = loop_now_ns(b->graph->loop);
+    ret = co_node_pdiscard(b->node, offset, bytes);
+    return leave_request(b, ACCT_UNMAP, bytes, start, ret);
+}
+
+int co_backend_flush(struct backend *b)
+{
+    int ret = co_enter_request(b, ACCT_FLUSH, 0, 0, false);
+    if (ret < 0) {
+        return ret;
+    }
+    int64_t start = loop_now_ns(b->graph->loop);
+    ret = co_node_flush(b->node);
+    return leave_request(b, ACCT_FLUSH, 0, start, ret);
+}
+
+/* ---- error policy ---- */
+
+/* on-error as configured, with AUTO resolved: enospc for writes, report for
+ * reads. */
+static enum blockdev_on_error policy(const struct backend *b, bool is_read)
+{
+    enum blockdev_on_error p = is_read ? b->on_read_error : b->on_write_error;
+    if (p == BLOCKDEV_ON_ERROR_AUTO) {
+        return is_read ? BLOCKDEV_ON_ERROR_REPORT : BLOCKDEV_ON_ERROR_ENOSPC;
+    }
+    return p;
+}
+
+enum block_error_action backend_error_action(const struct backend *b,
+                                             bool is_read, int errnum)
+{
+    static const struct {
+        enum block_error_action no_space, other;
+    } table[BLOCKDEV_ON_ERROR__COUNT] = {
+        [BLOCKDEV_ON_ERROR_REPORT] = {BLOCK_ERROR_ACTION_REPORT,
+                                      BLOCK_ERROR_ACTION_REPORT},
+        [BLOCKDEV_ON_ERROR_IGNORE] = {BLOCK_ERROR_ACTION_IGNORE,
+                                      BLOCK_ERROR_ACTION_IGNORE},
+        [BLOCKDEV_ON_ERROR_ENOSPC] = {BLOCK_ERROR_ACTION_STOP,
+                                      BLOCK_ERROR_ACTION_REPORT},
+        [BLOCKDEV_ON_ERROR_STOP] = {BLOCK_ERROR_ACTION_STOP,
+                                    BLOCK_ERROR_ACTION_STOP},
+    };
+    enum blockdev_on_error p = policy(b, is_read);
+    return errnum == ENOSPC ? table[p].no_space : table[p].other;
+}
+
+/* The first error stays visible until it is reset. */
+static void set_io_status(struct backend *b, int errnum)
+{
+    if (b->io_status_enabled && b->io_status == BLOCK_DEVICE_IO_STATUS_OK) {
+        b->io_status = errnum == ENOSPC ? BLOCK_DEVICE_IO_STATUS_NOSPACE
+                                        : BLOCK_DEVICE_IO_STATUS_FAILED;
+    }
+}
+
+void backend_report_error(struct backend *b, enum block_error_action action,
+                          bool is_read, int errnum)
+{
+    assert(errnum > 0);
+    if (action != BLOCK_ERROR_ACTION_STOP) {
+        BLOCK_ANNOUNCE(io_error, b, is_read, action, errnum);
+        return;
+    }
+    /* In this order a query that an event provokes sees what it was about, and
+     * the event comes before the one that says that the guest stopped. */
+    set_io_status(b, errnum);
+    BLOCK_ANNOUNCE(io_error, b, is_read, action, errnum);
+    BLOCK_ANNOUNCE(stop_request, b);
+}
+
+void backend_reset_io_status(struct backend *b)
+{
+    b->io_status = BLOCK_DEVICE_IO_STATUS_OK;
+}

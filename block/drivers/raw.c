@@ -1,0 +1,226 @@
+/*
+ * raw: the guest's data as it lies in the child, or a window of it.
+ *
+ * Without offset and size the node shows all of its child, whose length it
+ * rounds up to a sector, and grows with it. Either option makes it a window:
+ * its size is then fixed by `size`, or follows from the end of the child.
+ */
+#include <errno.h>
+#include <inttypes.h>
+
+#include "block/driver.h"
+#include "block/graph.h"
+#include "block/node.h"
+#include "block/request.h"
+#include "qapi/options.h"
+#include "util/error.h"
+#include "util/range.h"
+
+struct raw_state {
+    int64_t offset; /* of the window in the child */
+    bool fixed;     /* node->length is the option `size` */
+};
+
+static struct node *below(const struct node *node)
+{
+    return node->file->child;
+}
+
+/* The window's length when it reaches to the end of the child. */
+static int64_t open_length(const struct node *node)
+{
+    const struct raw_state *s = node->state;
+    int64_t rest = max_i64(0, below(node)->length - s->offset);
+    return s->offset ? align_down(rest, BLOCK_SECTOR_SIZE)
+                     : align_up(rest, BLOCK_SECTOR_SIZE);
+}
+
+static bool set_window(struct node *node, const struct blockdev_options_raw *o,
+                       GError **error)
+{
+    struct raw_state *s = node->state;
+    int64_t real = align_up(below(node)->length, BLOCK_SECTOR_SIZE);
+    int64_t end;
+    s->offset = o->has_offset ? o->offset : 0;
+    s->fixed = o->has_size;
+    if (s->offset < 0 || s->offset > real) {
+        return error_set(error,
+                         "Offset (%" PRId64 ") cannot be greater than size of "
+                         "the containing file (%" PRId64 ")",
+                         s->offset, real);
+    }
+    if (!s->fixed) {
+        node->length = open_length(node);
+        return true;
+    }
+    if (!range_add(s->offset, o->size, &end) || end > real) {
+        return error_set(error,
+                         "The sum of offset (%" PRId64 ") and size (%" PRId64
+                         ") has to be smaller or equal to the  actual size of "
+                         "the containing file (%" PRId64 ")",
+                         s->offset, o->size, real);
+    }
+    if (!is_aligned(o->size, BLOCK_SECTOR_SIZE)) {
+        return error_set(error, "Specified size is not multiple of %d",
+                         BLOCK_SECTOR_SIZE);
+    }
+    node->length = o->size;
+    return true;
+}
+
+static bool co_raw_open(struct node *node,
+                        const struct blockdev_options *options, GError **error)
+{
+    const struct blockdev_options_raw *o = &options->u.raw;
+    unsigned role = o->has_offset || o->has_size ? ROLE_DATA : ROLE_FILTERED;
+    return co_node_open_child(node, o->file, "file", role | ROLE_PRIMARY,
+                              error) &&
+           set_window(node, o, error);
+}
+
+/* A window without end may be written beyond its length, a fixed one not. */
+static inline int to_child(const struct node *node, int64_t *offset,
+                           int64_t bytes)
+{
+    const struct raw_state *s = node->state;
+    if (G_UNLIKELY(s->fixed && !range_within(*offset, bytes, node->length))) {
+        return -ENOSPC;
+    }
+    return range_add(*offset, s->offset, offset) ? 0 : -EINVAL;
+}
+
+static int co_raw_preadv(struct node *node, int64_t offset, int64_t bytes,
+                         const struct iov *iov, unsigned flags)
+{
+    int ret = to_child(node, &offset, bytes);
+    return ret < 0 ? ret : co_node_preadv(below(node), offset, iov, flags);
+}
+
+static int co_raw_pwritev(struct node *node, int64_t offset, int64_t bytes,
+                          const struct iov *iov, unsigned flags)
+{
+    int ret = to_child(node, &offset, bytes);
+    return ret < 0 ? ret : co_node_pwritev(below(node), offset, iov, flags);
+}
+
+static int co_raw_pwrite_zeroes(struct node *node, int64_t offset,
+                                int64_t bytes, unsigned flags)
+{
+    int ret = to_child(node, &offset, bytes);
+    return ret < 0 ? ret
+                   : co_node_pwrite_zeroes(below(node), offset, bytes, flags);
+}
+
+static int co_raw_pdiscard(struct node *node, int64_t offset, int64_t bytes)
+{
+    int ret = to_child(node, &offset, bytes);
+    return ret < 0 ? ret : co_node_pdiscard(below(node), offset, bytes);
+}
+
+static int co_raw_block_status(struct node *node, bool want_zero,
+                               int64_t offset, int64_t bytes,
+                               struct block_status *status)
+{
+    const struct raw_state *s = node->state;
+    *status = (struct block_status){
+        .flags = BLOCK_RECURSE | BLOCK_OFFSET_VALID,
+        .bytes = bytes,
+        .map = offset + s->offset,
+        .file = below(node),
+    };
+    return 0;
+}
+
+static int64_t co_raw_getlength(struct node *node)
+{
+    const struct raw_state *s = node->state;
+    int ret = co_node_refresh_length(below(node));
+    if (ret < 0) {
+        return ret;
+    }
+    return s->fixed ? node->length : open_length(node);
+}
+
+static bool co_raw_truncate(struct node *node, int64_t size, bool exact,
+                            enum prealloc_mode prealloc, unsigned flags,
+                            GError **error)
+{
+    const struct raw_state *s = node->state;
+    int64_t end;
+    if (s->fixed) {
+        return error_set(error, "Cannot resize fixed-size raw disks");
+    }
+    if (!range_add(size, s->offset, &end) || end > BLOCK_MAX_LENGTH) {
+        return error_set(error, "Disk size too large for the chosen offset");
+    }
+    return co_node_truncate(below(node), end, exact, prealloc, flags, error);
+}
+
+static int co_raw_copy_range(struct node *src, int64_t src_offset,
+                             struct node *dst, int64_t dst_offset,
+                             int64_t bytes, unsigned flags)
+{
+    int ret = to_child(src, &src_offset, bytes);
+    if (ret == 0) {
+        ret = to_child(dst, &dst_offset, bytes);
+    }
+    return ret < 0 ? ret
+                   : co_node_copy_range(below(src), src_offset, below(dst),
+                                        dst_offset, bytes, flags);
+}
+
+static int co_raw_get_info(struct node *node, struct node_info *info)
+{
+    return co_node_get_info(below(node), info);
+}
+
+static void raw_refresh_limits(struct node *node)
+{
+    const struct raw_state *s = node->state;
+    node->limits = below(node)->limits;
+    /* The child widens what is unaligned; a window at an odd place must leave
+     * all of that to it. */
+    if (s->offset & (node->limits.request_alignment - 1)) {
+        node->limits.request_alignment = 1;
+        node->limits.pdiscard_align = 0;
+        node->limits.pwrite_zeroes_align = 0;
+    }
+}
+
+/* A window is another disk than the file of that name. */
+static void raw_refresh_filename(struct node *node)
+{
+    const struct raw_state *s = node->state;
+    g_free(node->filename);
+    node->filename = s->fixed || s->offset
+                         ? qapi_blockdev_options_to_filename(node->options)
+                         : g_strdup(below(node)->filename);
+}
+
+static int raw_probe(const uint8_t *head, size_t bytes, const char *filename)
+{
+    /* Anything can be raw: the last resort. */
+    return 1;
+}
+
+const struct block_driver driver_raw = {
+    .name = "raw",
+    .kind = DRIVER_FORMAT,
+    .state_size = sizeof(struct raw_state),
+    .writes_fua = true,
+    .zeroes_unmap = true,
+    .writes_grow = true,
+    .co_open = co_raw_open,
+    .co_preadv = co_raw_preadv,
+    .co_pwritev = co_raw_pwritev,
+    .co_pwrite_zeroes = co_raw_pwrite_zeroes,
+    .co_pdiscard = co_raw_pdiscard,
+    .co_block_status = co_raw_block_status,
+    .co_getlength = co_raw_getlength,
+    .co_truncate = co_raw_truncate,
+    .co_copy_range = co_raw_copy_range,
+    .co_get_info = co_raw_get_info,
+    .refresh_limits = raw_refresh_limits,
+    .probe = raw_probe,
+    .refresh_filename = raw_refresh_filename,
+};

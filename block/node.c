@@ -1,0 +1,337 @@
+/*
+ * Nodes: their names, references and end, and walks along the backing chain.
+ *
+ * A node is in its graph's list from node_new() on, so that its name is taken,
+ * but is found by name only between a successful open and its last reference.
+ * The end of the last reference closes it: flush, the driver's co_close, the
+ * bitmaps, then the children, whose own end may follow from that. A long chain
+ * is closed in a loop and not by recursion, because coroutine stacks are small.
+ */
+#include "block/node.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <inttypes.h>
+#include <string.h>
+
+#include "block/backend.h"
+#include "block/dirty_bitmap.h"
+#include "block/graph.h"
+#include "block/graph_int.h"
+#include "block/node_int.h"
+#include "block/request.h"
+#include "qapi/options.h"
+#include "util/error.h"
+
+/* ---- names ---- */
+
+bool block_id_wellformed(const char *id)
+{
+    if (!g_ascii_isalpha(*id)) {
+        return false;
+    }
+    while (*++id) {
+        if (!g_ascii_isalnum(*id) && !strchr("-._", *id)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* Whether or not it is open. */
+static struct node *find_any(struct graph *graph, const char *name)
+{
+    struct node *node;
+    TAILQ_FOREACH (node, &graph->nodes, link) {
+        if (!strcmp(node->name, name)) {
+            return node;
+        }
+    }
+    return NULL;
+}
+
+static struct node *find_opened(const char *name)
+{
+    struct node *node = find_any(graph_current(), name);
+    return node && node->opened ? node : NULL;
+}
+
+static bool check_name(struct graph *graph, const char *name, GError **error)
+{
+    if (!block_id_wellformed(name)) {
+        return error_set(error, "Invalid node-name: '%s'", name);
+    }
+    if (backend_find(name, NULL)) {
+        return error_set(error, "node-name=%s is conflicting with a device id",
+                         name);
+    }
+    if (find_any(graph, name)) {
+        return error_set(error, "Duplicate nodes with node-name='%s'", name);
+    }
+    if (strlen(name) > BLOCK_NODE_NAME_MAX) {
+        return error_set(error, "Node name too long");
+    }
+    return true;
+}
+
+struct node *node_find(const char *name, GError **error)
+{
+    struct node *node = find_opened(name);
+    if (!node) {
+        error_set(error, "Failed to find node with node-name='%s'", name);
+    }
+    return node;
+}
+
+struct node *node_lookup(const char *device, const char *node_name,
+                         GError **error)
+{
+    struct backend *b;
+    struct node *node = NULL;
+    if (device) {
+        TAILQ_FOREACH (b, &graph_current()->backends, link) {
+            if ((b->name && !strcmp(b->name, device)) ||
+                (b->device_id && !strcmp(b->device_id, device))) {
+                if (!b->node) {
+                    error_set(error, "Device '%s' has no medium", device);
+                }
+                return b->node;
+            }
+        }
+    }
+    if (node_name) {
+        node = find_opened(node_name);
+    }
+    if (!node) {
+        error_set(error, "Cannot find device='%s' nor node-name='%s'",
+                  device ? device : "", node_name ? node_name : "");
+    }
+    return node;
+}
+
+/* ---- birth ---- */
+
+struct node *node_new(const struct block_driver *driver, const char *name,
+                      GError **error)
+{
+    struct graph *graph = graph_current();
+    if (name && !check_name(graph, name, error)) {
+        return NULL;
+    }
+    struct node *node = g_new0(struct node, 1);
+    node->driver = driver;
+    node->state = driver->state_size ? g_malloc0(driver->state_size) : NULL;
+    node->graph = graph;
+    node->loop = graph->loop;
+    node->name = name ? g_strdup(name)
+                      : g_strdup_printf("#block%03" PRIu64,
+                                        100 + graph->next_node_number++);
+    node->filename = g_strdup("");
+    node->refs = 1;
+    node->shared = PERM_ALL;
+    node->limits.request_alignment = 1;
+    node->limits.memory_alignment = 1;
+    LIST_INIT(&node->bitmaps);
+    TAILQ_INIT(&node->tracked);
+    LIST_INIT(&node->children);
+    LIST_INIT(&node->parents);
+    TAILQ_INSERT_TAIL(&graph->nodes, node, link);
+    graph_drain_update(graph);
+    return node;
+}
+
+void node_set_opened(struct node *node)
+{
+    node->opened = true;
+    graph_refresh_limits(node);
+    node_refresh_filename(node);
+}
+
+struct node *node_ref(struct node *node)
+{
+    assert(node->refs > 0 && node->refs < UINT_MAX);
+    node->refs++;
+    return node;
+}
+
+/* ---- end ---- */
+
+static void node_free(struct node *node)
+{
+    assert(LIST_EMPTY(&node->parents));
+    assert(LIST_EMPTY(&node->children));
+    assert(TAILQ_EMPTY(&node->tracked));
+    assert(!node->drain_sections);
+    blockdev_options_free(node->options);
+    g_free(node->backing_filename);
+    g_free(node->backing_format);
+    g_free(node->filename);
+    g_free(node->name);
+    g_free(node->state);
+    g_free(node);
+}
+
+/* Takes the children off and frees the node. Children whose last reference that
+ * was go to dead, for the caller to close. */
+static void co_node_dissolve(struct node *node, struct node_list *dead)
+{
+    struct edge *edge;
+    while ((edge = LIST_FIRST(&node->children))) {
+        struct node *child = node_ref(edge->child);
+        co_graph_detach(edge);
+        if (child->refs > 1) {
+            child->refs--;
+        } else {
+            TAILQ_REMOVE(&child->graph->nodes, child, link);
+            TAILQ_INSERT_TAIL(dead, child, link);
+        }
+    }
+    node_free(node);
+}
+
+static void co_node_close(struct node *node, struct node_list *dead)
+{
+    struct dirty_bitmap *bitmap;
+    node->opened = false;
+    if (!node->read_only) {
+        int ret = co_node_flush(node);
+        if (ret < 0) {
+            g_warning("Node '%s': flush on close failed: %s", node->name,
+                      g_strerror(-ret));
+        }
+    }
+    if (node->driver->co_close) {
+        node->driver->co_close(node);
+    }
+    while ((bitmap = LIST_FIRST(&node->bitmaps))) {
+        dirty_bitmap_free(bitmap);
+    }
+    co_node_dissolve(node, dead);
+}
+
+static void co_close_all(struct node_list *dead)
+{
+    struct node *node;
+    while ((node = TAILQ_FIRST(dead))) {
+        TAILQ_REMOVE(dead, node, link);
+        co_node_close(node, dead);
+    }
+}
+
+void co_node_unref(struct node *node)
+{
+    struct node_list dead = TAILQ_HEAD_INITIALIZER(dead);
+    assert(node->graph == graph_current());
+    assert(node->refs > 0);
+    if (node->refs > 1) {
+        node->refs--;
+        return;
+    }
+    TAILQ_REMOVE(&node->graph->nodes, node, link);
+    TAILQ_INSERT_TAIL(&dead, node, link);
+    co_close_all(&dead);
+}
+
+void co_node_discard(struct node *node)
+{
+    struct node_list dead = TAILQ_HEAD_INITIALIZER(dead);
+    assert(node->refs == 1 && !node->opened);
+    TAILQ_REMOVE(&node->graph->nodes, node, link);
+    co_node_dissolve(node, &dead);
+    co_close_all(&dead);
+}
+
+/* ---- the name for people ---- */
+
+void node_refresh_filename(struct node *node)
+{
+    if (node->file) {
+        node_refresh_filename(node->file->child);
+    }
+    if (node->driver->refresh_filename) {
+        node->driver->refresh_filename(node);
+    } else if (node->file &&
+               (!node->options || node->driver->kind == DRIVER_FORMAT)) {
+        g_free(node->filename);
+        node->filename = g_strdup(node->file->child->filename);
+    } else if (node->options && (node->file || !*node->filename)) {
+        g_free(node->filename);
+        node->filename = qapi_blockdev_options_to_filename(node->options);
+    }
+}
+
+/* ---- chains ---- */
+
+bool node_is_filter(const struct node *node)
+{
+    return node->driver->kind == DRIVER_FILTER;
+}
+
+struct node *node_skip_filters(struct node *node)
+{
+    while (node && node_is_filter(node)) {
+        node = node->file ? node->file->child : NULL;
+    }
+    return node;
+}
+
+struct node *node_backing_chain_next(struct node *node)
+{
+    node = node_skip_filters(node);
+    return node && node->backing ? node->backing->child : NULL;
+}
+
+/* One step down: the filtered or the backing child. */
+static struct node *chain_below(struct node *node)
+{
+    struct edge *next = node_is_filter(node) ? node->file : node->backing;
+    return next ? next->child : NULL;
+}
+
+bool node_chain_contains(struct node *node, struct node *base)
+{
+    while (node && node != base) {
+        node = chain_below(node);
+    }
+    return node != NULL;
+}
+
+/* ---- what a node says of itself ---- */
+
+int co_node_get_info(struct node *node, struct node_info *info)
+{
+    memset(info, 0, sizeof(*info));
+    if (node->driver->co_get_info) {
+        return node->driver->co_get_info(node, info);
+    }
+    if (node_is_filter(node) && node->file) {
+        return co_node_get_info(node->file->child, info);
+    }
+    return -ENOTSUP;
+}
+
+int64_t co_node_allocated_size(struct node *node)
+{
+    struct edge *e;
+    int64_t sum = 0;
+    if (node->driver->co_allocated_size) {
+        return node->driver->co_allocated_size(node);
+    }
+    if (node_is_filter(node)) {
+        return node->file ? co_node_allocated_size(node->file->child)
+                          : -ENOTSUP;
+    }
+    if (node->driver->kind == DRIVER_PROTOCOL) {
+        return -ENOTSUP;
+    }
+    LIST_FOREACH (e, &node->children, in_children) {
+        if (e->roles & (ROLE_DATA | ROLE_METADATA | ROLE_FILTERED)) {
+            int64_t size = co_node_allocated_size(e->child);
+            if (size < 0) {
+                return size;
+            }
+            sum += size;
+        }
+    }
+    return sum;
+}

@@ -1,0 +1,25 @@
+/*
+ * What block/open.c and block/open_filename.c share.
+ */
+#ifndef VARVE_BLOCK_OPEN_INT_H
+#define VARVE_BLOCK_OPEN_INT_H
+
+#include <glib.h>
+#include "block/node.h"
+
+/* Opens one node with its children. opened_for (may be NULL) is the node whose
+ * child it will be; ready_file (may be NULL) is used as its primary child
+ * instead of what its options name. */
+struct node *co_open_node(const struct blockdev_options *options,
+                          const struct open_defaults *defaults,
+                          struct node *opened_for, struct node *ready_file,
+                          GError **error);
+/* As co_node_open_filename(). */
+struct node *co_open_filename(const char *filename, const char *format,
+                              const struct open_defaults *defaults,
+                              struct node *opened_for, GError **error);
+/* node->backing_filename as the name of a file, relative to node's own. NULL
+ * and *error if there is nothing that it could be relative to. */
+char *node_full_backing_filename(const struct node *node, GError **error);
+
+#endif
