@@ -59,6 +59,6 @@ int co_node_flush(struct node *node)
             ret = co_node_flush(edge->child);
         }
     }
-    node->in_flight--;
+    request_left(node);
     return ret;
 }

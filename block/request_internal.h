@@ -57,6 +57,15 @@ static inline bool request_fits(const struct node *node, int64_t offset,
             iov_is_aligned(iov, l->memory_alignment));
 }
 
+/* One of node's requests has ended; a drained section may wait for it. */
+static inline void request_left(struct node *node)
+{
+    node->in_flight--;
+    if (G_UNLIKELY(node->drained) && !node->in_flight) {
+        graph_drain_kick(node->graph);
+    }
+}
+
 /* ---- tracking (block/tracked.c) ---- */
 
 /* Waits until nothing that came before req conflicts with it. */
@@ -102,7 +111,7 @@ static inline void tracked_end(struct tracked_request *req)
     if (G_UNLIKELY(req->serialising || !co_queue_empty(&req->waiters))) {
         tracked_end_slow(req);
     }
-    node->in_flight--;
+    request_left(node);
 }
 
 /* ---- bookkeeping of writes ---- */

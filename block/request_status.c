@@ -126,7 +126,7 @@ int co_node_block_status(struct node *node, bool want_zero, int64_t offset,
     if (ret == 0 && whole) {
         ret = co_node_block_status(whole, want_zero, s->map, s->bytes, s);
     }
-    node->in_flight--;
+    request_left(node);
     if (ret == 0) {
         s->flags &= ~BLOCK_EOF;
         if (offset + s->bytes >= node->length) {

@@ -39,29 +39,29 @@ struct node {
     bool no_flush; /* cache.no-flush: flush does nothing */
     bool discard;  /* discard=unmap: pass discards on */
     enum blockdev_detect_zeroes_options detect_zeroes;
-    struct edge *file;             /* primary or filtered child, or NULL */
-    struct edge *backing;          /* COW child, or NULL */
-    struct bitmap_list bitmaps;    /* private */
-    struct tracked_list tracked;   /* private */
-    unsigned serialising;          /* private: tracked ones that serialise */
-    unsigned in_flight;            /* private */
+    struct edge *file;           /* primary or filtered child, or NULL */
+    struct edge *backing;        /* COW child, or NULL */
+    struct bitmap_list bitmaps;  /* private */
+    struct tracked_list tracked; /* private */
+    unsigned serialising;        /* private: tracked ones that serialise */
+    unsigned in_flight;          /* private */
+    unsigned drained; /* private: open drained sections, here or below */
     uint64_t write_gen, flush_gen; /* private: skips needless flushes */
     struct co_mutex flush_lock;    /* private */
 
     /* cold */
-    char *name;          /* node-name; generated ones start with '#' */
-    char *filename;      /* for people; never NULL after open */
-    unsigned refs;       /* private */
-    unsigned drained;    /* private: open drained sections, here or below */
+    char *name;              /* node-name; generated ones start with '#' */
+    char *filename;          /* for people; never NULL after open */
+    unsigned refs;           /* private */
     unsigned drain_sections; /* private: open ones of this very node */
     unsigned drain_due;      /* private: what drained is to become */
     uint64_t visited;        /* private: the last graph walk that came by */
     bool opened;             /* private: co_open has succeeded */
     struct node *opened_for; /* private: who opens this node as a child now */
     struct node *ready_file; /* private: what probing opened as "file" */
-    bool monitor_owned;  /* blockdev-add holds a reference */
-    bool force_share;    /* option: lock nothing */
-    bool auto_read_only; /* option */
+    bool monitor_owned;      /* blockdev-add holds a reference */
+    bool force_share;        /* option: lock nothing */
+    bool auto_read_only;     /* option */
     bool cache_direct;
     char *backing_filename;           /* as the image stores it, or NULL */
     char *backing_format;             /* as the image stores it, or NULL */
