@@ -48,14 +48,14 @@ void node_length_changed(struct node *node, int64_t length)
     }
 }
 
-/* Of the node itself; a filter has its child's, and without a function the
- * length does not change by itself. */
-static int64_t co_length(struct node *node)
+/* Of the node itself; a filter has its child's. Without a function to ask it is
+ * `otherwise`. */
+static int64_t co_length(struct node *node, int64_t otherwise)
 {
     if (node->driver->co_getlength) {
         return node->driver->co_getlength(node);
     }
-    return request_forwards(node) ? node->file->child->length : node->length;
+    return request_forwards(node) ? node->file->child->length : otherwise;
 }
 
 int co_node_refresh_length(struct node *node)
@@ -67,7 +67,7 @@ int co_node_refresh_length(struct node *node)
             return ret;
         }
     }
-    int64_t length = co_length(node);
+    int64_t length = co_length(node, node->length);
     if (length < 0) {
         return length;
     }
@@ -110,9 +110,10 @@ static bool co_hide_backing(struct node *node, int64_t old, GError **error)
 }
 
 /* After the driver has grown: the rest that must hold, or false. */
-static bool co_after_truncate(struct node *node, int64_t old, GError **error)
+static bool co_after_truncate(struct node *node, int64_t old, int64_t size,
+                              GError **error)
 {
-    int64_t length = co_length(node);
+    int64_t length = co_length(node, size);
 
     if (length < 0) {
         return error_set_errno(error, length, "Failed to get length of '%s'",
@@ -164,7 +165,7 @@ bool co_node_truncate(struct node *node, int64_t size, bool exact,
                        node->name);
     } else {
         ok = co_driver_truncate(node, size, exact, prealloc, flags, error);
-        if (ok && !co_after_truncate(node, old, error)) {
+        if (ok && !co_after_truncate(node, old, size, error)) {
             ok = false;
             if (co_driver_truncate(node, old, false, PREALLOC_MODE_OFF, 0,
                                    NULL)) {

@@ -41,7 +41,8 @@ struct block_limits {
     int64_t max_pwrite_zeroes;
     int64_t pdiscard_align;
     int64_t max_pdiscard;
-    int64_t memory_alignment; /* of buffers; default 1 */
+    int64_t memory_alignment; /* of each piece of memory and its length; at most
+                                 request_alignment; default 1 */
 };
 
 struct node_info {
