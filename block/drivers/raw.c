@@ -203,6 +203,14 @@ static int raw_probe(const uint8_t *head, size_t bytes, const char *filename)
     return 1;
 }
 
+/* A raw image is the file itself. */
+static bool co_raw_create_file(const char *filename,
+                               const struct create_params *params,
+                               GError **error)
+{
+    return co_image_create(filename, "file", params, error);
+}
+
 const struct block_driver driver_raw = {
     .name = "raw",
     .kind = DRIVER_FORMAT,
@@ -221,6 +229,7 @@ const struct block_driver driver_raw = {
     .co_copy_range = co_raw_copy_range,
     .co_get_info = co_raw_get_info,
     .refresh_limits = raw_refresh_limits,
+    .co_create_file = co_raw_create_file,
     .probe = raw_probe,
     .refresh_filename = raw_refresh_filename,
 };
