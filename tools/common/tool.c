@@ -1,0 +1,123 @@
+/*
+ * What the command-line programs share. Runs on the main thread.
+ */
+#include "tools/common/tool.h"
+
+#include <math.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include "aio/loop.h"
+#include "util/error.h"
+#include "util/keyval.h"
+
+void tool_init(const char *argv0)
+{
+    g_autofree char *base = g_path_get_basename(argv0);
+
+    g_set_prgname(base);
+}
+
+void tool_error(const char *fmt, ...)
+{
+    va_list ap;
+
+    fprintf(stderr, "%s: ", g_get_prgname());
+    va_start(ap, fmt);
+    vfprintf(stderr, fmt, ap);
+    va_end(ap);
+    fputc('\n', stderr);
+}
+
+int tool_fail(GError **error)
+{
+    tool_error("%s", (*error)->message);
+    g_clear_error(error);
+    return 1;
+}
+
+int tool_fail_at(const char *prefix, GError **error)
+{
+    tool_error("%s: %s", prefix, (*error)->message);
+    g_clear_error(error);
+    return 1;
+}
+
+struct run {
+    int (*co_body)(void *opaque);
+    void *opaque;
+    int status;
+};
+
+static void co_run(void *opaque)
+{
+    struct run *r = opaque;
+
+    r->status = r->co_body(r->opaque);
+}
+
+int tool_run(int (*co_body)(void *opaque), void *opaque)
+{
+    struct loop *loop = loop_new("main", LOOP_CLOCK_REAL);
+    struct run r = {.co_body = co_body, .opaque = opaque};
+
+    loop_run_co(loop, co_run, &r);
+    loop_free(loop);
+    return r.status;
+}
+
+bool tool_parse_size(const char *text, int64_t *bytes)
+{
+    g_autoptr(GError) error = NULL;
+    uint64_t value;
+
+    if (!keyval_parse_size(text, &value, &error) || value > INT64_MAX) {
+        tool_error("Invalid image size specified. You may use k, M, G, T, P or "
+                   "E suffixes for");
+        tool_error("kilobytes, megabytes, gigabytes, terabytes, petabytes and "
+                   "exabytes.");
+        return false;
+    }
+    *bytes = value;
+    return true;
+}
+
+char *tool_size_text(int64_t bytes)
+{
+    static const char *const units[] = {"B",   "KiB", "MiB", "GiB",
+                                        "TiB", "PiB", "EiB"};
+    unsigned unit = 0;
+    double value = bytes;
+
+    while (value >= 1000 && unit + 1 < G_N_ELEMENTS(units)) {
+        value /= 1024;
+        unit++;
+    }
+    return g_strdup_printf("%.3g %s", value, units[unit]);
+}
+
+void progress_start(struct progress *p, bool enabled)
+{
+    p->enabled = enabled;
+    p->last = -1;
+    progress_update(p, 0, 1);
+}
+
+void progress_update(struct progress *p, int64_t done, int64_t total)
+{
+    int now = total > 0 ? (int)(10000.0 * done / total) : 10000;
+
+    if (!p->enabled || now == p->last) {
+        return;
+    }
+    p->last = now;
+    printf("    (%d.%02d/100%%)\r", now / 100, now % 100);
+    fflush(stdout);
+}
+
+void progress_end(struct progress *p)
+{
+    if (p->enabled) {
+        progress_update(p, 1, 1);
+        printf("\n");
+    }
+}

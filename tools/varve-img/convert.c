@@ -1,0 +1,363 @@
+/*
+ * varve-img convert: copies the guest data of an image into a new one.
+ *
+ * One coroutine walks the source by block status, and tasks copy what holds
+ * data, several at once. The new image reads as zeroes, so ranges that are zero
+ * in the source, and sectors of -S bytes that turn out to be zero, are not
+ * written. The target is not flushed before the end (cache mode unsafe, as long
+ * as -t does not say otherwise): an interrupted conversion is worthless anyway.
+ */
+#include "tools/varve-img/img.h"
+
+#include <getopt.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+#include "aio/colock.h"
+#include "block/request.h"
+#include "util/error.h"
+#include "util/range.h"
+
+enum {
+    CHUNK = 2 * 1024 * 1024,
+    DEFAULT_TASKS = 8,
+    MAX_TASKS = 16, /* as qemu-img -m */
+    DEFAULT_SPARSE = 4096,
+};
+
+struct convert {
+    struct img_open from, to;
+    const char *format;
+    const char *options; /* -o */
+    const char *backing_file, *backing_format;
+    bool existing; /* -n */
+    bool compressed, quiet;
+    int64_t sparse; /* zeroes of this length are not written; 0 = write all */
+    struct backend *src, *dst;
+    struct co_pool pool;
+    struct progress progress;
+    int64_t total, done;
+    bool target_is_zero;
+    bool failed;
+};
+
+struct convert_task {
+    struct convert *c;
+    int64_t offset, bytes;
+};
+
+static int convert_error(struct convert *c, const char *what, int64_t offset,
+                         int ret)
+{
+    if (!c->failed) {
+        tool_error("error while %s at byte %" PRId64 ": %s", what, offset,
+                   g_strerror(-ret));
+    }
+    c->failed = true;
+    return ret;
+}
+
+/* Length of the run at buf, in steps of `step`, that is all zero or all not. */
+static int64_t zero_run(const uint8_t *buf, int64_t bytes, int64_t step,
+                        bool *zero)
+{
+    int64_t run = 0;
+
+    while (run < bytes) {
+        int64_t n = min_i64(step, bytes - run);
+        struct iovec v = {.iov_base = (void *)(buf + run), .iov_len = n};
+        struct iov iov = iov_of(&v, 1);
+        bool is_zero = iov_is_zero(&iov);
+        if (run == 0) {
+            *zero = is_zero;
+        } else if (is_zero != *zero) {
+            break;
+        }
+        run += n;
+    }
+    return run;
+}
+
+static int co_write_zero_range(struct convert *c, int64_t offset, int64_t bytes)
+{
+    if (c->target_is_zero) {
+        return 0;
+    }
+    int ret = co_backend_pwrite_zeroes(c->dst, offset, bytes, REQ_MAY_UNMAP);
+    return ret < 0 ? convert_error(c, "writing zeroes", offset, ret) : 0;
+}
+
+static int co_write_data(struct convert *c, int64_t offset, uint8_t *buf,
+                         int64_t bytes)
+{
+    int64_t step = c->sparse ? c->sparse : bytes;
+
+    for (int64_t at = 0; at < bytes;) {
+        bool zero = false;
+        int64_t n =
+            c->sparse ? zero_run(buf + at, bytes - at, step, &zero) : bytes;
+        int ret;
+        if (zero) {
+            ret = co_write_zero_range(c, offset + at, n);
+        } else {
+            struct iovec v;
+            struct iov iov = iov_buf(&v, buf + at, n);
+            ret = co_backend_pwritev(c->dst, offset + at, &iov, 0);
+            if (ret < 0) {
+                convert_error(c, "writing", offset + at, ret);
+            }
+        }
+        if (ret < 0) {
+            return ret;
+        }
+        at += n;
+    }
+    return 0;
+}
+
+static int co_convert_chunk(void *opaque)
+{
+    struct convert_task *t = opaque;
+    struct convert *c = t->c;
+    struct iovec v;
+    int ret;
+
+    uint8_t *buf = io_buffer_try_alloc(c->src->node, t->bytes);
+    if (!buf) {
+        ret = convert_error(c, "reading", t->offset, -ENOMEM);
+    } else {
+        struct iov iov = iov_buf(&v, buf, t->bytes);
+        ret = co_backend_preadv(c->src, t->offset, &iov, 0);
+        ret = ret < 0 ? convert_error(c, "reading", t->offset, ret)
+                      : co_write_data(c, t->offset, buf, t->bytes);
+    }
+    if (ret == 0) {
+        c->done += t->bytes;
+        progress_update(&c->progress, c->done, c->total);
+    }
+    io_buffer_free(buf);
+    g_free(t);
+    return ret;
+}
+
+static int co_copy_all(struct convert *c)
+{
+    int64_t offset = 0;
+
+    c->total = backend_length(c->src);
+    while (offset < c->total && !c->failed) {
+        struct img_extent e;
+        int ret = co_img_extent(c->src, offset, c->total - offset, &e);
+        if (ret < 0) {
+            convert_error(c, "reading block status", offset, ret);
+            break;
+        }
+        bool skip = e.zero || (c->backing_file && !e.allocated);
+        if (skip) {
+            if (e.zero && co_write_zero_range(c, offset, e.bytes) < 0) {
+                break;
+            }
+            offset += e.bytes;
+            c->done += e.bytes;
+            progress_update(&c->progress, c->done, c->total);
+            continue;
+        }
+        struct convert_task *t = g_new(struct convert_task, 1);
+        /* Ends on chunk borders, so that clusters are written whole. */
+        int64_t end = align_up(offset + 1, CHUNK);
+        *t = (struct convert_task){
+            .c = c, .offset = offset, .bytes = min_i64(e.bytes, end - offset)};
+        offset += t->bytes;
+        co_pool_start(&c->pool, co_convert_chunk, t);
+    }
+    co_pool_wait(&c->pool);
+    return c->failed ? 1 : 0;
+}
+
+static bool co_make_target(struct convert *c)
+{
+    g_autoptr(GError) error = NULL;
+    struct create_params params = {.size = backend_length(c->src),
+                                   .backing_file = c->backing_file,
+                                   .backing_format = c->backing_format,
+                                   .extra = c->options};
+
+    if (!c->existing &&
+        !co_image_create(c->to.filename, c->format, &params, &error)) {
+        tool_error("%s: error while converting %s: %s", c->to.filename,
+                   c->format, error->message);
+        return false;
+    }
+    c->to.format = c->format;
+    c->dst = co_img_open(&c->to);
+    if (!c->dst) {
+        return false;
+    }
+    if (backend_length(c->dst) < backend_length(c->src)) {
+        tool_error("%s: Output file is smaller than input file",
+                   c->to.filename);
+        return false;
+    }
+    /* An image just made reads as zeroes; one that existed may hold anything.
+     */
+    c->target_is_zero = !c->existing && !c->backing_file;
+    return true;
+}
+
+static int co_convert(void *opaque)
+{
+    struct convert *c = opaque;
+    int status = 1;
+
+    c->src = co_img_open(&c->from);
+    if (!c->src) {
+        return 1;
+    }
+    if (co_make_target(c)) {
+        status = co_copy_all(c);
+        int ret = status == 0 ? co_backend_flush(c->dst) : 0;
+        if (ret < 0) {
+            convert_error(c, "flushing", 0, ret);
+            status = 1;
+        }
+        if (status == 0) {
+            progress_end(&c->progress);
+        }
+    }
+    if (c->dst) {
+        co_backend_unref(c->dst);
+    }
+    co_backend_unref(c->src);
+    return status;
+}
+
+static bool parse_tasks(const char *text, unsigned *tasks)
+{
+    char *end;
+    long n = strtol(text, &end, 10);
+
+    if (*end || n < 1 || n > MAX_TASKS) {
+        tool_error("Invalid number of coroutines. Allowed number of coroutines "
+                   "is between 1 and %d",
+                   MAX_TASKS);
+        return false;
+    }
+    *tasks = n;
+    return true;
+}
+
+static bool parse_sparse(const char *text, int64_t *sparse)
+{
+    if (!tool_parse_size(text, sparse)) {
+        return false;
+    }
+    if (*sparse &&
+        (!is_aligned(*sparse, BLOCK_SECTOR_SIZE) || *sparse > CHUNK)) {
+        tool_error("Invalid buffer size for sparse output specified. Valid "
+                   "sizes are multiples of %d up to %d. Select 0 to disable "
+                   "sparse detection (fully allocates output).",
+                   BLOCK_SECTOR_SIZE, CHUNK);
+        return false;
+    }
+    return true;
+}
+
+static int convert_run(int argc, char **argv)
+{
+    struct convert c = {.format = "raw",
+                        .to = {.writable = true, .cache = "unsafe"},
+                        .pool.limit = DEFAULT_TASKS,
+                        .sparse = DEFAULT_SPARSE};
+    bool progress = false;
+    int opt;
+
+    while ((opt = getopt(argc, argv, "f:O:B:F:o:m:S:t:T:npqUW")) != -1) {
+        switch (opt) {
+        case 'f':
+            c.from.format = optarg;
+            break;
+        case 'O':
+            c.format = optarg;
+            break;
+        case 'B':
+            c.backing_file = optarg;
+            break;
+        case 'F':
+            c.backing_format = optarg;
+            break;
+        case 'o':
+            c.options = optarg;
+            break;
+        case 'm':
+            if (!parse_tasks(optarg, &c.pool.limit)) {
+                return 1;
+            }
+            break;
+        case 'S':
+            if (!parse_sparse(optarg, &c.sparse)) {
+                return 1;
+            }
+            break;
+        case 't':
+            c.to.cache = optarg;
+            break;
+        case 'T':
+            c.from.cache = optarg;
+            break;
+        case 'n':
+            c.existing = true;
+            break;
+        case 'p':
+            progress = true;
+            break;
+        case 'q':
+            c.quiet = true;
+            break;
+        case 'U':
+            c.from.force_share = true;
+            break;
+        case 'W':
+            /* Tasks write in any order already. */
+            break;
+        default:
+            return img_usage_error("convert: wrong option");
+        }
+    }
+    if (argc - optind != 2) {
+        return img_usage_error("Must specify image file name");
+    }
+    if (c.options && (!strcmp(c.options, "help") || !strcmp(c.options, "?"))) {
+        return img_print_create_options(c.format);
+    }
+    c.from.filename = argv[optind];
+    c.to.filename = argv[optind + 1];
+    progress_start(&c.progress, progress && !c.quiet);
+    return tool_run(co_convert, &c);
+}
+
+const struct subcommand cmd_convert = {
+    .name = "convert",
+    .usage = "[-f FMT] [-O FMT] [-o OPTIONS] [-B BACKING -F FMT] [-n] [-m N] "
+             "[-S SIZE] [-t CACHE] [-T CACHE] [-p] [-q] [-U] [-W] FROM TO",
+    .what = "Copies an image into a new one, perhaps of another format.",
+    .help =
+        "  -f FMT      format of the source; found out if not given\n"
+        "  -O FMT      format of the new image: qcow2, raw (the default)\n"
+        "  -o OPTIONS  creation options of the new image; '-o help' lists "
+        "them\n"
+        "  -B BACKING  backing file of the new image: copy what differs from "
+        "it\n"
+        "  -F FMT      format of the backing file\n"
+        "  -n          the target exists: write into it\n"
+        "  -m N        copy N ranges at once, 1 to 16 (default 8)\n"
+        "  -S SIZE     leave runs of SIZE zero bytes out (default 4k, 0: "
+        "none)\n"
+        "  -t, -T MODE cache modes of target (unsafe) and source (writeback)\n"
+        "  -p          show progress\n"
+        "  -U          open a source that another process writes to\n"
+        "\n"
+        "examples:\n"
+        "  varve-img convert -p -O qcow2 disk.raw disk.qcow2\n"
+        "  varve-img convert -f qcow2 -O raw disk.qcow2 disk.raw\n",
+    .run = convert_run,
+};

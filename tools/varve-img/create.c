@@ -1,0 +1,314 @@
+/*
+ * varve-img create: a new, empty image, perhaps on top of a backing file.
+ */
+#include "tools/varve-img/img.h"
+
+#include <getopt.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+#include "util/error.h"
+#include "util/keyval.h"
+
+/* What a format prints about a new image, in this order, and the values that
+ * hold when nothing is said; NULL = shown only when given. */
+struct create_option {
+    const char *name;
+    const char *value;
+    const char *help;
+};
+
+static const struct create_option qcow2_options[] = {
+    {"cluster_size", "65536", "size of a cluster, 512 to 2M"},
+    {"extended_l2", "off", NULL},
+    {"preallocation", NULL, "off, metadata, falloc or full"},
+    {"compression_type", "zlib", "zlib or zstd"},
+    {"size", NULL, "virtual disk size"},
+    {"compat", NULL, "0.10 (version 2) or 1.1 (version 3)"},
+    {"backing_file", NULL, "file name of the backing image"},
+    {"backing_fmt", NULL, "format of the backing image"},
+    {"lazy_refcounts", "off", "postpone refcount updates (on/off)"},
+    {"refcount_bits", "16", "width of a refcount: 1, 2, 4, 8, 16, 32 or 64"},
+    {"nocow", NULL, "no copy-on-write of the host file system (on/off)"},
+};
+
+static const struct create_option raw_options[] = {
+    {"size", NULL, "virtual disk size"},
+    {"preallocation", NULL, "off, falloc or full"},
+    {"nocow", NULL, "no copy-on-write of the host file system (on/off)"},
+};
+
+static const struct {
+    const char *format;
+    const struct create_option *options;
+    size_t n;
+} formats[] = {
+    {"qcow2", qcow2_options, G_N_ELEMENTS(qcow2_options)},
+    {"raw", raw_options, G_N_ELEMENTS(raw_options)},
+    {"file", raw_options, G_N_ELEMENTS(raw_options)},
+};
+
+static const struct create_option *options_of(const char *format, size_t *n)
+{
+    for (size_t i = 0; i < G_N_ELEMENTS(formats); i++) {
+        if (!strcmp(format, formats[i].format)) {
+            *n = formats[i].n;
+            return formats[i].options;
+        }
+    }
+    *n = 0;
+    return NULL;
+}
+
+int img_print_create_options(const char *format)
+{
+    size_t n;
+    const struct create_option *o = options_of(format, &n);
+
+    if (!o) {
+        tool_error("Unknown file format '%s'", format);
+        return 1;
+    }
+    printf("Supported options:\n");
+    for (size_t i = 0; i < n; i++) {
+        if (o[i].help) {
+            printf("  %-17s - %s\n", o[i].name, o[i].help);
+        }
+    }
+    return 0;
+}
+
+/* The value typed for `name` in an -o string, the last one counting; NULL. */
+static char *typed_value(GPtrArray *list, const char *name)
+{
+    for (unsigned i = list ? list->len : 0; i-- > 0;) {
+        const struct keyval *kv = g_ptr_array_index(list, i);
+        uint64_t bytes;
+
+        if (strcmp(kv->key, name)) {
+            continue;
+        }
+        if (strstr(name, "size") &&
+            keyval_parse_size(kv->value, &bytes, NULL)) {
+            return g_strdup_printf("%" PRIu64, bytes);
+        }
+        return g_strdup(kv->value);
+    }
+    return NULL;
+}
+
+char *img_create_summary(const char *format, const struct create_params *params)
+{
+    size_t n;
+    const struct create_option *o = options_of(format, &n);
+    g_autoptr(GPtrArray) typed =
+        params->extra ? keyval_split(params->extra, NULL, NULL) : NULL;
+    GString *s = g_string_new(NULL);
+
+    g_string_printf(s, "fmt=%s", format);
+    for (size_t i = 0; i < n; i++) {
+        g_autofree char *given = typed_value(typed, o[i].name);
+        const char *value = given ? given : o[i].value;
+
+        if (!strcmp(o[i].name, "size")) {
+            g_string_append_printf(s, " size=%" PRId64, params->size);
+            continue;
+        }
+        if (!strcmp(o[i].name, "backing_file")) {
+            value = params->backing_file;
+        } else if (!strcmp(o[i].name, "backing_fmt")) {
+            value = params->backing_format;
+        }
+        if (value) {
+            g_string_append_printf(s, " %s=%s", o[i].name, value);
+        }
+    }
+    return g_string_free(s, FALSE);
+}
+
+struct create {
+    const char *filename, *format;
+    struct create_params params;
+    GString *extra;
+    char *backing_file, *backing_format; /* from -o */
+    bool quiet, unsafe;
+};
+
+/* Takes what struct create_params has members for out of the -o strings. */
+static bool sort_options(struct create *c, const char *text, GError **error)
+{
+    g_autoptr(GPtrArray) list = keyval_split(text, NULL, error);
+
+    for (unsigned i = 0; list && i < list->len; i++) {
+        const struct keyval *kv = g_ptr_array_index(list, i);
+
+        if (!strcmp(kv->key, "size")) {
+            if (!tool_parse_size(kv->value, &c->params.size)) {
+                return error_set(error, "Parameter 'size' expects a size");
+            }
+        } else if (!strcmp(kv->key, "backing_file")) {
+            g_free(c->backing_file);
+            c->params.backing_file = c->backing_file = g_strdup(kv->value);
+        } else if (!strcmp(kv->key, "backing_fmt")) {
+            g_free(c->backing_format);
+            c->params.backing_format = c->backing_format = g_strdup(kv->value);
+        } else {
+            g_auto(GStrv) parts = g_strsplit(kv->value, ",", -1);
+            g_autofree char *quoted = g_strjoinv(",,", parts);
+
+            g_string_append_printf(c->extra, "%s%s=%s",
+                                   c->extra->len ? "," : "", kv->key, quoted);
+        }
+    }
+    return list;
+}
+
+/* Opens the backing image: it must exist, and without a size given the new
+ * image takes its size. */
+static bool co_check_backing(struct create *c, GError **error)
+{
+    struct create_params *p = &c->params;
+    g_autofree char *path = NULL;
+    struct open_defaults d = {.read_only = true};
+
+    if (!p->backing_file || (c->unsafe && p->size >= 0)) {
+        return true;
+    }
+    if (!p->backing_format) {
+        return error_set(error,
+                         "Backing file specified without backing format");
+    }
+    /* A relative name is relative to the new image. */
+    if (g_path_is_absolute(p->backing_file) || strchr(p->backing_file, ':')) {
+        path = g_strdup(p->backing_file);
+    } else {
+        g_autofree char *dir = g_path_get_dirname(c->filename);
+        path = strcmp(dir, ".") ? g_build_filename(dir, p->backing_file, NULL)
+                                : g_strdup(p->backing_file);
+    }
+    struct node *node =
+        co_node_open_filename(path, p->backing_format, &d, error);
+    if (!node) {
+        g_prefix_error(error, "Could not open backing image '%s': ", path);
+        return false;
+    }
+    if (p->size < 0) {
+        p->size = node->length;
+    }
+    co_node_unref(node);
+    return true;
+}
+
+static int co_create_image(void *opaque)
+{
+    struct create *c = opaque;
+    g_autoptr(GError) error = NULL;
+
+    if (!co_check_backing(c, &error)) {
+        return tool_fail_at(c->filename, &error);
+    }
+    if (c->params.size < 0) {
+        error_set(&error, "Image creation needs a size parameter");
+        return tool_fail_at(c->filename, &error);
+    }
+    if (!c->quiet) {
+        g_autofree char *summary = img_create_summary(c->format, &c->params);
+        printf("Formatting '%s', %s\n", c->filename, summary);
+        fflush(stdout);
+    }
+    if (!co_image_create(c->filename, c->format, &c->params, &error)) {
+        return tool_fail_at(c->filename, &error);
+    }
+    return 0;
+}
+
+static int create_run(int argc, char **argv)
+{
+    g_autoptr(GError) error = NULL;
+    g_autoptr(GString) extra = g_string_new(NULL);
+    struct create c = {.format = "raw", .params = {.size = -1}, .extra = extra};
+    g_autoptr(GPtrArray) option_strings = g_ptr_array_new();
+    int opt;
+
+    while ((opt = getopt(argc, argv, "f:F:b:uo:q")) != -1) {
+        switch (opt) {
+        case 'f':
+            c.format = optarg;
+            break;
+        case 'F':
+            c.params.backing_format = optarg;
+            break;
+        case 'b':
+            c.params.backing_file = optarg;
+            break;
+        case 'u':
+            c.unsafe = true;
+            break;
+        case 'o':
+            g_ptr_array_add(option_strings, optarg);
+            break;
+        case 'q':
+            c.quiet = true;
+            break;
+        default:
+            return img_usage_error("create: wrong option");
+        }
+    }
+    for (unsigned i = 0; i < option_strings->len; i++) {
+        const char *text = g_ptr_array_index(option_strings, i);
+        if (!strcmp(text, "help") || !strcmp(text, "?")) {
+            return img_print_create_options(c.format);
+        }
+    }
+    if (optind >= argc) {
+        return img_usage_error("Expecting image file name");
+    }
+    c.filename = argv[optind++];
+    if (optind < argc && !tool_parse_size(argv[optind++], &c.params.size)) {
+        return 1;
+    }
+    if (optind < argc) {
+        return img_usage_error("Unexpected argument: %s", argv[optind]);
+    }
+    size_t n;
+    int status = 1;
+    if (!options_of(c.format, &n)) {
+        error_set(&error, "Unknown file format '%s'", c.format);
+        tool_fail_at(c.filename, &error);
+        goto out;
+    }
+    for (unsigned i = 0; i < option_strings->len; i++) {
+        if (!sort_options(&c, g_ptr_array_index(option_strings, i), &error)) {
+            tool_fail_at(c.filename, &error);
+            goto out;
+        }
+    }
+    c.params.extra = extra->len ? extra->str : NULL;
+    status = tool_run(co_create_image, &c);
+out:
+    g_free(c.backing_file);
+    g_free(c.backing_format);
+    return status;
+}
+
+const struct subcommand cmd_create = {
+    .name = "create",
+    .usage = "[-q] [-f FMT] [-b BACKING -F FMT] [-u] [-o OPTIONS] FILE [SIZE]",
+    .what = "Makes a new image.",
+    .help =
+        "  -f FMT      format of the new image: qcow2, raw (the default)\n"
+        "  -b BACKING  what the new image is empty on top of\n"
+        "  -F FMT      format of the backing image\n"
+        "  -u          do not open the backing image to check it\n"
+        "  -o OPTIONS  name=value,...; '-o help' lists those of the format\n"
+        "  -q          print nothing\n"
+        "\n"
+        "SIZE is in bytes, or with a suffix k, M, G, T; without it, that of "
+        "the\n"
+        "backing image.\n"
+        "\n"
+        "examples:\n"
+        "  varve-img create -f qcow2 disk.qcow2 20G\n"
+        "  varve-img create -f qcow2 -b disk.qcow2 -F qcow2 overlay.qcow2\n",
+    .run = create_run,
+};

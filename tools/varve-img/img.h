@@ -1,0 +1,58 @@
+/*
+ * What the subcommands of varve-img share.
+ */
+#ifndef VARVE_TOOLS_VARVE_IMG_IMG_H
+#define VARVE_TOOLS_VARVE_IMG_IMG_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include "block/backend.h"
+#include "block/node.h"
+#include "tools/common/tool.h"
+
+/* One row of the table in main.c. run() gets argv[0] = the subcommand's name
+ * and returns the exit status. */
+struct subcommand {
+    const char *name;
+    const char *usage; /* one line, without the name */
+    const char *what;  /* one sentence for the list of subcommands */
+    const char *help;  /* options, then examples */
+    int (*run)(int argc, char **argv);
+};
+
+extern const struct subcommand cmd_compare, cmd_convert, cmd_create, cmd_info;
+
+/* Prints "Try ... --help" after a wrong command line; returns 1. */
+int img_usage_error(const char *fmt, ...) G_GNUC_PRINTF(1, 2);
+/* Prints the subcommand's help to standard output; returns 0. */
+int img_help(const struct subcommand *cmd);
+
+/* How a subcommand opens an image. */
+struct img_open {
+    const char *filename;
+    const char *format; /* NULL: probe */
+    const char *cache;  /* -t or -T: "none", "writeback", "unsafe", ... */
+    bool writable, force_share, image_opts;
+};
+/* Opens the image and a backend on it; prints the error and returns NULL.
+ * Suspends. */
+struct backend *co_img_open(const struct img_open *how);
+
+/* A known state of a range: zero or data. */
+struct img_extent {
+    int64_t bytes;
+    bool zero;
+    bool allocated; /* in some layer */
+};
+/* The extent at offset, of `limit` bytes at most, through the backing chain.
+ * 0 or -errno. Suspends. */
+int co_img_extent(struct backend *b, int64_t offset, int64_t limit,
+                  struct img_extent *extent);
+
+/* "-o help" and the line that create and convert print come from here. */
+int img_print_create_options(const char *format);
+/* "fmt=qcow2 cluster_size=65536 ...": the options in force for a new image. */
+char *img_create_summary(const char *format,
+                         const struct create_params *params);
+
+#endif

@@ -1,0 +1,182 @@
+/*
+ * varve-img info: what an image says of itself, for people or as JSON.
+ */
+#include "tools/varve-img/img.h"
+
+#include <getopt.h>
+#include <inttypes.h>
+#include <json-c/json.h>
+#include <stdio.h>
+#include <string.h>
+#include "qapi/codec.h"
+#include "util/error.h"
+
+struct info {
+    struct img_open how;
+    bool json, chain;
+};
+
+static void print_specific(const struct image_info_specific *specific)
+{
+    if (!specific || specific->type != IMAGE_INFO_SPECIFIC_KIND_QCOW2) {
+        return;
+    }
+    struct json_object *tree =
+        qapi_encode(&qapi_type_image_info_specific, specific);
+    struct json_object *data;
+
+    printf("Format specific information:\n");
+    if (json_object_object_get_ex(tree, "data", &data)) {
+        json_object_object_foreach(data, key, value)
+        {
+            g_autofree char *label = g_strdelimit(g_strdup(key), "-", ' ');
+            printf("    %s: %s\n", label, json_object_get_string(value));
+        }
+    }
+    json_object_put(tree);
+}
+
+static void print_human(const struct image_info *i)
+{
+    g_autofree char *virtual_size = tool_size_text(i->virtual_size);
+    g_autofree char *disk_size = i->has_actual_size
+                                     ? tool_size_text(i->actual_size)
+                                     : g_strdup("unavailable");
+
+    printf("image: %s\nfile format: %s\nvirtual size: %s (%" PRId64
+           " bytes)\ndisk size: %s\n",
+           i->filename, i->format, virtual_size, i->virtual_size, disk_size);
+    if (i->has_encrypted && i->encrypted) {
+        printf("encrypted: yes\n");
+    }
+    if (i->has_cluster_size) {
+        printf("cluster_size: %" PRId64 "\n", i->cluster_size);
+    }
+    if (i->has_dirty_flag && i->dirty_flag) {
+        printf("cleanly shut down: no\n");
+    }
+    if (i->backing_filename) {
+        printf("backing file: %s", i->backing_filename);
+        if (i->full_backing_filename &&
+            strcmp(i->full_backing_filename, i->backing_filename)) {
+            printf(" (actual path: %s)", i->full_backing_filename);
+        }
+        printf("\n");
+    }
+    if (i->backing_filename_format) {
+        printf("backing file format: %s\n", i->backing_filename_format);
+    }
+    print_specific(i->format_specific);
+}
+
+static struct json_object *encode_one(struct image_info *i)
+{
+    struct json_object *tree = qapi_encode(&qapi_type_image_info, i);
+
+    /* The chain is printed as a list, not nested. */
+    json_object_object_del(tree, "backing-image");
+    return tree;
+}
+
+static void print_info(const struct info *o, struct image_info *first)
+{
+    struct json_object *list = json_object_new_array();
+
+    for (struct image_info *i = first; i; i = i->backing_image) {
+        if (o->json) {
+            json_object_array_add(list, encode_one(i));
+        } else {
+            printf("%s", i == first ? "" : "\n");
+            print_human(i);
+        }
+        if (!o->chain) {
+            break;
+        }
+    }
+    if (o->json) {
+        struct json_object *top =
+            o->chain ? list : json_object_array_get_idx(list, 0);
+        printf("%s\n",
+               json_object_to_json_string_ext(
+                   top, JSON_C_TO_STRING_PRETTY | JSON_C_TO_STRING_SPACED |
+                            JSON_C_TO_STRING_NOSLASHESCAPE));
+    }
+    json_object_put(list);
+}
+
+static int co_info(void *opaque)
+{
+    struct info *o = opaque;
+    g_autoptr(GError) error = NULL;
+
+    struct backend *b = co_img_open(&o->how);
+    if (!b) {
+        return 1;
+    }
+    qapi_auto(image_info) info = co_node_query_image(b->node, false, &error);
+    if (info) {
+        print_info(o, info);
+    }
+    co_backend_unref(b);
+    return info ? 0 : tool_fail(&error);
+}
+
+static int info_run(int argc, char **argv)
+{
+    static const struct option longopts[] = {
+        {"output", required_argument, NULL, 'O'},
+        {"backing-chain", no_argument, NULL, 'C'},
+        {"force-share", no_argument, NULL, 'U'},
+        {"image-opts", no_argument, NULL, 'I'},
+        {0},
+    };
+    struct info o = {0};
+    int opt;
+
+    while ((opt = getopt_long(argc, argv, "f:U", longopts, NULL)) != -1) {
+        switch (opt) {
+        case 'f':
+            o.how.format = optarg;
+            break;
+        case 'O':
+            o.json = !strcmp(optarg, "json");
+            if (!o.json && strcmp(optarg, "human")) {
+                tool_error("--output must be used with human or json as "
+                           "argument.");
+                return 1;
+            }
+            break;
+        case 'C':
+            o.chain = true;
+            break;
+        case 'U':
+            o.how.force_share = true;
+            break;
+        case 'I':
+            o.how.image_opts = true;
+            break;
+        default:
+            return img_usage_error("info: wrong option");
+        }
+    }
+    if (argc - optind != 1) {
+        return img_usage_error("Expecting one image file name");
+    }
+    o.how.filename = argv[optind];
+    return tool_run(co_info, &o);
+}
+
+const struct subcommand cmd_info = {
+    .name = "info",
+    .usage = "[-f FMT] [--output=human|json] [--backing-chain] [-U] FILE",
+    .what = "Shows what an image is: format, sizes, backing file.",
+    .help = "  -f FMT            format of the image; found out if not given\n"
+            "  --output=FORMAT   human (the default) or json\n"
+            "  --backing-chain   all images down the chain\n"
+            "  --image-opts      FILE is a list of options, not a name\n"
+            "  -U, --force-share open an image that another process writes to\n"
+            "\n"
+            "example:\n"
+            "  varve-img info --backing-chain overlay.qcow2\n",
+    .run = info_run,
+};
