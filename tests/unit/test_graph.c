@@ -181,13 +181,13 @@ static void co_failed_commit_undoes_all(void *opaque)
         co_backend_new("drive0", top, PERM_CONSISTENT_READ | PERM_WRITE,
                        PERM_CONSISTENT_READ, NULL);
     unsigned perm = f->perm, shared = f->shared;
-    fake_of(g)->fail_at[FAKE_PERM_PREPARE] = 1;
+    fake_of(f)->fail_at[FAKE_PERM_PREPARE] = 1;
     fake_log_forget();
     struct graph_tx *tx = graph_tx_begin();
     assert_true(graph_tx_replace_child(tx, top->file, g, NULL));
     assert_false(co_graph_tx_commit(tx, &error));
-    assert_error(&error, "g: no permission");
-    fake_log_is("f:perm-prepare g:perm-prepare f:perm-abort");
+    assert_error(&error, "f: no permission");
+    fake_log_is("g:perm-prepare f:perm-prepare g:perm-abort");
     assert_ptr_equal(top->file->child, f);
     assert_int_equal(f->perm, perm);
     assert_int_equal(f->shared, shared);
