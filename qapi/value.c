@@ -160,6 +160,11 @@ void qapi_free(const struct qapi_type *type, void *value)
     }
 }
 
+void qapi_free_at(const struct qapi_type *type, void *at)
+{
+    qapi_free(type, *(void **)at);
+}
+
 /* ---- copying: dst holds a bitwise copy of src, and gets its own pointers ----
  */
 

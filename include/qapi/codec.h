@@ -125,6 +125,8 @@ char *qapi_encode_text(const struct qapi_type *type, const void *value);
 void *qapi_clone(const struct qapi_type *type, const void *value);
 /* NULL is allowed. */
 void qapi_free(const struct qapi_type *type, void *value);
+/* As qapi_free() of the value that the pointer at `at` points to. */
+void qapi_free_at(const struct qapi_type *type, void *at);
 /* Frees what the value points to, and zeroes it; not the value itself. */
 void qapi_clear(const struct qapi_type *type, void *value);
 
@@ -156,7 +158,7 @@ int qapi_enum_parse(const struct qapi_type *type, const char *text);
     }                                                                      \
     static inline void name##_free_at(struct name **value)                 \
     {                                                                      \
-        qapi_free(&qapi_type_##name, *value);                              \
+        qapi_free_at(&qapi_type_##name, value);                            \
     }
 
 #define qapi_auto(name) __attribute__((cleanup(name##_free_at))) struct name *
