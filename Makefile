@@ -128,8 +128,12 @@ $(LIB): $(LIB_OBJ)
 	@echo "  AR    $@"
 	$(Q)rm -f $@ && ar rcs $@ $^
 
+# The table of commands refers to its handlers weakly, which takes nothing out
+# of an archive: the daemon links them all by name.
+HANDLERS_varved = $(filter $(BUILD)/qmp/%.o,$(LIB_OBJ))
+
 define program_rule
-$(BUILD)/$(1): $(patsubst %.c,$(BUILD)/%.o,$(wildcard tools/$(1)/*.c) $(TOOLS_COMMON)) $(LIB)
+$(BUILD)/$(1): $(patsubst %.c,$(BUILD)/%.o,$(wildcard tools/$(1)/*.c) $(TOOLS_COMMON)) $$(HANDLERS_$(1)) $(LIB)
 	@echo "  LINK  $$@"
 	$(Q)$(CC) $$(LDFLAGS_ALL) -o $$@ $$^ $$(PKG_LIBS)
 endef
