@@ -16,6 +16,7 @@
 
 #include <string.h>
 
+#include "hw/guest.h"
 #include "util/error.h"
 #include "util/range.h"
 
@@ -422,7 +423,6 @@ struct virtio_blk *co_virtio_blk_new(const struct virtio_blk_props *props,
         return NULL;
     }
     dev->backend = backend_ref(backend);
-    dev->quiesced = backend->quiesced;
     dev->loop = loop_current();
     dev->id = g_strdup(p.id);
     if (p.serial) {
@@ -453,12 +453,12 @@ struct virtio_blk *co_virtio_blk_new(const struct virtio_blk_props *props,
 
 void co_virtio_blk_free(struct virtio_blk *dev)
 {
+    if (dev->guest) {
+        co_guest_free(dev->guest);
+    }
     reset(dev);
     while (dev->in_flight) {
         co_queue_wait(&dev->idle);
-    }
-    if (dev->transport) {
-        dev->transport->removed(dev->transport_opaque);
     }
     runstate_listener_remove(&dev->run);
     loop_defer_cancel(dev->loop, &dev->process);
@@ -470,4 +470,25 @@ void co_virtio_blk_free(struct virtio_blk *dev)
     g_free(dev->queues);
     g_free(dev->id);
     g_free(dev);
+}
+
+struct guest *co_virtio_blk_guest(struct virtio_blk *dev, GError **error)
+{
+    return dev->guest ? dev->guest : co_guest_new(dev, dev->loop, error);
+}
+
+struct virtio_blk *virtio_blk_find(const char *name, GError **error)
+{
+    struct backend *b;
+
+    TAILQ_FOREACH (b, &graph_current()->backends, link) {
+        if (b->device_ops == &virtio_blk_backend_ops &&
+            (g_strcmp0(b->device_id, name) == 0 ||
+             g_strcmp0(b->name, name) == 0)) {
+            return b->device;
+        }
+    }
+    error_set_class(error, ERROR_DEVICE_NOT_FOUND, "Device '%s' not found",
+                    name);
+    return NULL;
 }

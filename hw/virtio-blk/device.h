@@ -24,7 +24,6 @@
 struct virtio_transport {
     void (*notify_queue)(void *opaque, unsigned queue); /* used buffers */
     void (*notify_config)(void *opaque); /* configuration or status changed */
-    void (*removed)(void *opaque);       /* the device goes away */
 };
 
 struct virtio_blk_queue {

@@ -48,6 +48,7 @@ void guest_queue_init(struct guest_queue *q, uint16_t size, void *host,
     uint8_t *base = host;
 
     memset(q, 0, sizeof(*q));
+    memset(host, 0, l.control); /* both indices begin at zero */
     q->size = size;
     q->event_idx = event_idx;
     q->indirect = indirect;

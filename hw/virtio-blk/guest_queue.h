@@ -66,7 +66,7 @@ struct guest_queue {
 
 /* Bytes of guest memory that a queue of size entries takes. */
 uint64_t guest_queue_bytes(uint16_t size);
-/* Lays the queue out in zeroed guest memory at host (aligned to a page), which
+/* Lays the queue out in guest memory at host (aligned to a page), which
  * the device knows as gpa. */
 void guest_queue_init(struct guest_queue *q, uint16_t size, void *host,
                       uint64_t gpa, bool event_idx, bool indirect);
