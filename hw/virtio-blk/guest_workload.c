@@ -227,7 +227,8 @@ static const uint32_t types[] = {
 static uint32_t prepare(struct guest_workload *w, struct guest_slot *slot,
                         enum guest_op op, int64_t offset)
 {
-    slot->extra = GUEST_RECORD_UNKNOWN;
+    slot->extra =
+        op == GUEST_WRITE_ZEROES ? GUEST_RECORD_ZERO : GUEST_RECORD_UNKNOWN;
     switch (op) {
     case GUEST_WRITE:
         if (w->opt.verify) {
@@ -241,8 +242,6 @@ static uint32_t prepare(struct guest_workload *w, struct guest_slot *slot,
     case GUEST_READ:
         return w->opt.block_bytes;
     case GUEST_WRITE_ZEROES:
-        slot->extra = GUEST_RECORD_ZERO;
-        /* fallthrough */
     case GUEST_DISCARD:
         guest_put_segment(slot, offset, w->opt.block_bytes,
                           op == GUEST_WRITE_ZEROES && (w->random & 1));
