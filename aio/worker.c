@@ -2,10 +2,13 @@
  * The worker pool: blocking calls, away from the loops.
  *
  * One pool a process. Jobs that a loop's pass queued are handed over together
- * by its flush hook, under one lock. Threads are made while jobs wait and
- * nobody is idle, up to WORKERS_MAX, and end after a time without work. A job
- * lies on the stack of its coroutine, and comes home as mail. The lock guards
- * the queue and the counters, and is never held over a job.
+ * by its flush hook, under one lock. It calls no more helpers than there are
+ * CPUs; a worker that takes a job and leaves others behind calls the next. So
+ * jobs that turn out short are done by a few threads that stay awake, and jobs
+ * that block soon have a thread each, up to WORKERS_MAX. A helper is an idle
+ * thread or a new one; threads end after a time without work. A job lies on the
+ * stack of its coroutine, and comes home as mail. The lock guards the queue and
+ * the counters, and is never held over a job or a system call.
  */
 #include "aio/file_io.h"
 
@@ -42,9 +45,11 @@ static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 static pthread_cond_t work_there; /* on the monotonic clock */
 static struct job_queue queue;
-static unsigned threads;  /* alive */
+static unsigned threads;  /* alive, or about to be */
+static unsigned starting; /* of them, not yet at the queue */
 static unsigned idle;     /* of them, waiting for work */
-static unsigned starting; /* of them, made and not yet at the queue */
+static unsigned waking;   /* of those, called and not yet awake */
+static unsigned cpus;
 
 static void pool_init(void)
 {
@@ -55,6 +60,78 @@ static void pool_init(void)
     pthread_cond_init(&work_there, &attr);
     pthread_condattr_destroy(&attr);
     job_queue_init(&queue);
+    cpus = g_get_num_processors();
+}
+
+/* ---- helpers ---- */
+
+struct help {
+    unsigned wake;
+    unsigned create;
+};
+
+/* With the lock held: who should come for the jobs that nobody comes for. */
+static struct help plan_help(unsigned max)
+{
+    struct help help = {0};
+
+    while (max-- && queue.count > starting + waking) {
+        if (idle > waking) {
+            waking++;
+            help.wake++;
+        } else if (threads < WORKERS_MAX) {
+            threads++;
+            starting++;
+            help.create++;
+        } else {
+            break;
+        }
+    }
+    return help;
+}
+
+static void *worker_main(void *opaque);
+
+static bool create_thread(void)
+{
+    pthread_attr_t attr;
+    pthread_t id;
+    sigset_t all, old;
+
+    pthread_attr_init(&attr);
+    pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
+    /* Signals are for the threads that run loops. */
+    sigfillset(&all);
+    pthread_sigmask(SIG_BLOCK, &all, &old);
+    int ret = pthread_create(&id, &attr, worker_main, NULL);
+    pthread_sigmask(SIG_SETMASK, &old, NULL);
+    pthread_attr_destroy(&attr);
+    return ret == 0;
+}
+
+static void run_jobs(bool wait);
+
+/* Without the lock. */
+static void call_help(struct help help)
+{
+    while (help.wake) {
+        pthread_cond_signal(&work_there);
+        help.wake--;
+    }
+    while (help.create && create_thread()) {
+        help.create--;
+    }
+    if (help.create) {
+        /* The system has no thread left for us. Somebody else comes, or else
+         * it is up to this thread. */
+        pthread_mutex_lock(&lock);
+        threads -= help.create;
+        starting -= help.create;
+        if (!threads) {
+            run_jobs(false);
+        }
+        pthread_mutex_unlock(&lock);
+    }
 }
 
 /* ---- the threads ---- */
@@ -70,15 +147,40 @@ static void job_home(void *opaque)
 static bool wait_for_work(void)
 {
     struct timespec until;
+    int ret = 0;
 
     clock_gettime(CLOCK_MONOTONIC, &until);
     until.tv_sec += IDLE_SECONDS;
     idle++;
-    while (!queue.first &&
-           pthread_cond_timedwait(&work_there, &lock, &until) != ETIMEDOUT) {
+    while (!queue.first && ret != ETIMEDOUT) {
+        ret = pthread_cond_timedwait(&work_there, &lock, &until);
+        /* Even if somebody else took the job that the call was about. A call
+         * too few counted here makes one too many later, which is harmless. */
+        if (waking) {
+            waking--;
+        }
     }
     idle--;
     return queue.first != NULL;
+}
+
+/* With the lock held, which it drops while a job runs. */
+static void run_jobs(bool wait)
+{
+    while (queue.first || (wait && wait_for_work())) {
+        struct job *job = queue.first;
+        queue.first = job->next;
+        queue.count--;
+        if (!queue.first) {
+            queue.last = &queue.first;
+        }
+        struct help help = plan_help(wait ? 1 : 0);
+        pthread_mutex_unlock(&lock);
+        call_help(help);
+        job->result = job->fn(job->opaque);
+        loop_post(co_loop(job->co), &job->home);
+        pthread_mutex_lock(&lock);
+    }
 }
 
 static void *worker_main(void *opaque)
@@ -86,43 +188,10 @@ static void *worker_main(void *opaque)
     pthread_setname_np(pthread_self(), "worker");
     pthread_mutex_lock(&lock);
     starting--;
-    while (queue.first || wait_for_work()) {
-        struct job *job = queue.first;
-        queue.first = job->next;
-        queue.count--;
-        if (!queue.first) {
-            queue.last = &queue.first;
-        }
-        pthread_mutex_unlock(&lock);
-        job->result = job->fn(job->opaque);
-        loop_post(co_loop(job->co), &job->home);
-        pthread_mutex_lock(&lock);
-    }
+    run_jobs(true);
     threads--;
     pthread_mutex_unlock(&lock);
     return NULL;
-}
-
-/* With the lock held. False if the system has no thread left for us. */
-static bool add_thread(void)
-{
-    pthread_attr_t attr;
-    pthread_t id;
-    sigset_t all, old;
-
-    pthread_attr_init(&attr);
-    pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
-    /* Signals are for the threads that run loops. */
-    sigfillset(&all);
-    pthread_sigmask(SIG_BLOCK, &all, &old);
-    int ret = pthread_create(&id, &attr, worker_main, NULL);
-    pthread_sigmask(SIG_SETMASK, &old, NULL);
-    pthread_attr_destroy(&attr);
-    if (ret == 0) {
-        threads++;
-        starting++;
-    }
-    return ret == 0;
 }
 
 /* ---- the loops' side ---- */
@@ -132,49 +201,21 @@ struct worker_client {
     struct job_queue batch;
 };
 
-static void run_here(struct job_queue *batch)
-{
-    while (batch->first) {
-        struct job *job = batch->first;
-        batch->first = job->next;
-        job->result = job->fn(job->opaque);
-        co_wake(job->co);
-    }
-}
-
 static void client_flush(void *opaque)
 {
     struct job_queue *batch = opaque;
-    unsigned wake;
 
     if (!batch->first) {
         return;
     }
     pthread_mutex_lock(&lock);
-    while (queue.count + batch->count > idle + starting &&
-           threads < WORKERS_MAX && add_thread()) {
-    }
-    if (!threads) {
-        pthread_mutex_unlock(&lock);
-        run_here(batch);
-        job_queue_init(batch);
-        return;
-    }
     *queue.last = batch->first;
     queue.last = batch->last;
     queue.count += batch->count;
-    wake = MIN(batch->count, idle);
-    bool all = wake == idle;
+    struct help help = plan_help(cpus);
     pthread_mutex_unlock(&lock);
     job_queue_init(batch);
-
-    if (wake && all) {
-        pthread_cond_broadcast(&work_there);
-        return;
-    }
-    while (wake--) {
-        pthread_cond_signal(&work_there);
-    }
+    call_help(help);
 }
 
 static void client_free(void *opaque)

@@ -236,7 +236,9 @@ static void a_stack_that_overflows_kills_and_corrupts_nothing(void **state)
     if (pid == 0) {
         struct rlimit none = {0};
         setrlimit(RLIMIT_CORE, &none);
-        freopen("/dev/null", "w", stderr);
+        if (!freopen("/dev/null", "w", stderr)) {
+            _exit(1);
+        }
         signal(SIGSEGV, SIG_DFL);
         co_enter(co_create(overflow, &n));
         _exit(0);
