@@ -5,14 +5,14 @@
 
 #include <string.h>
 
-extern const struct block_driver driver_file, driver_null_co, driver_raw;
+extern const struct block_driver driver_blkdebug, driver_file, driver_null_co,
+    driver_raw;
 
+/* clang-format off: one a line, so that a new driver is a line */
 const struct block_driver *const block_drivers[] = {
-    &driver_file,
-    &driver_null_co,
-    &driver_raw,
-    NULL,
+    &driver_blkdebug, &driver_file, &driver_null_co, &driver_raw, NULL,
 };
+/* clang-format on */
 
 const struct block_driver *block_driver_find(const char *name)
 {
