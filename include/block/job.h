@@ -52,8 +52,9 @@ struct job_driver {
     void (*co_commit)(struct job *job);
     void (*co_abort)(struct job *job);
     void (*co_clean)(struct job *job);
-    /* Told once that a cancel came: wake what the work waits for. */
-    void (*cancelled)(struct job *job);
+    /* A cancel came: true if it is one, false if it makes the job complete
+     * after all (a READY job, and force is false). Missing: it is one. */
+    bool (*cancel)(struct job *job, bool force);
     /* READY jobs: leave the loop and complete. false and *error if it cannot.
      */
     bool (*complete)(struct job *job, GError **error);
@@ -122,6 +123,9 @@ void *job_new(const struct job_driver *driver, size_t size,
 bool co_job_attach_node(struct job *job, const char *name, struct node *node,
                         unsigned perm, unsigned shared, GError **error);
 void co_job_detach_nodes(struct job *job);
+/* false and "Node 'x' is busy" if a job holds the node itself: then it may not
+ * become a backup's source or target, nor be resized or deleted. */
+bool jobs_check_node_free(const struct node *node, GError **error);
 /* Begins the work; cannot fail, does not suspend. In a drained section the work
  * waits at its first pause point until the section ends. */
 void job_start(struct job *job);
@@ -205,5 +209,8 @@ enum block_error_action job_error_action(struct job *job,
 
 /* Well-formed: starts with a letter; letters, digits, '-', '.', '_'. */
 bool job_id_well_formed(const char *id);
+/* A new job may have this id (well-formed, and no job has it) and this speed.
+ */
+bool job_check_new(const char *id, int64_t speed, GError **error);
 
 #endif
