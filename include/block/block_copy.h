@@ -29,7 +29,7 @@ struct block_copy;
  * of a cluster from. All clusters are to be copied at first. Suspends. */
 struct block_copy *co_block_copy_new(struct node *source, struct node *target,
                                      GError **error);
-/* Waits for tasks in flight. */
+/* Waits for calls under way. */
 void co_block_copy_free(struct block_copy *s);
 
 int64_t block_copy_cluster_size(const struct block_copy *s);
@@ -43,10 +43,16 @@ void block_copy_set_skip_unallocated(struct block_copy *s, bool skip);
 /* Bytes a second that co_block_copy_all() keeps to; 0 = unlimited. Copies for
  * guest writes are counted, but never held up. */
 void block_copy_set_speed(struct block_copy *s, int64_t speed);
-/* Called with bytes that need no more copying, whoever copied them. */
-void block_copy_set_progress(struct block_copy *s,
-                             void (*progress)(void *opaque, int64_t bytes),
+/* Called when clusters need no more copying, whoever saw to it: bytes that were
+ * copied, and bytes that the target still lacks. Must not suspend. */
+typedef void block_copy_progress_fn(void *opaque, int64_t done,
+                                    int64_t remaining);
+void block_copy_set_progress(struct block_copy *s, block_copy_progress_fn *fn,
                              void *opaque);
+/* Bytes in the bitmap and under way. */
+int64_t block_copy_remaining(const struct block_copy *s);
+/* Waits until no call is under way. */
+void co_block_copy_wait_idle(struct block_copy *s);
 
 /* Copies what the range (any alignment) still lacks, waits for what is under
  * way in it; 0 or -errno. Never held up by the speed limit. *is_read (may be
@@ -58,10 +64,12 @@ int co_block_copy_range(struct block_copy *s, int64_t offset, int64_t bytes,
 struct block_copy_call {
     unsigned max_workers; /* 1.. */
     int64_t max_chunk;    /* bytes, 0 = the engine's own limit */
-    /* Called before each task; true: start no more. Suspends to hold the copy
-     * up. */
+    /* Asked before each task; must not suspend. May be NULL. */
+    bool (*wants_pause)(void *opaque);
+    /* Then called with no task of this call in flight: suspends to hold the
+     * copy up; true: end the call. */
     bool (*co_pause)(void *opaque);
-    /* Sleeps for the speed limit, or less. */
+    /* Sleeps for the speed limit, or less; again with no task in flight. */
     void (*co_sleep)(void *opaque, int64_t ns);
     void *opaque;
     bool is_read; /* out: which side failed */
@@ -76,5 +84,10 @@ int co_block_copy_all(struct block_copy *s, struct block_copy_call *call);
  * allocated, -errno. */
 int co_block_copy_reset_unallocated(struct block_copy *s, int64_t offset,
                                     int64_t *bytes);
+
+/* The engine of a copy-before-write node. */
+struct block_copy *cbw_block_copy(const struct node *filter);
+/* 0, or the -errno that broke its snapshot (on-cbw-error=break-snapshot). */
+int cbw_snapshot_error(const struct node *filter);
 
 #endif

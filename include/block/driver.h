@@ -66,6 +66,7 @@ struct block_driver {
     bool writes_fua;          /* writes and write-zeroes honour REQ_FUA */
     bool writes_grow;         /* a format that passes a write past its end on
                                  to its file, and so grows with it: raw */
+    bool writes_compressed;   /* writes honour REQ_COMPRESSED */
     bool zeroes_unmap;        /* write-zeroes honours REQ_MAY_UNMAP */
     bool unmapped_reads_zero; /* discarded ranges read as zeroes */
 
