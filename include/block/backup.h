@@ -30,9 +30,9 @@ struct backup_params {
     enum blockdev_on_error on_source_error, on_target_error;
     bool manual_finalize, manual_dismiss;
     const char *filter_node_name; /* NULL: generated */
-    bool no_copy_range;
-    int64_t max_workers; /* 0 = 64 */
-    int64_t max_chunk;   /* bytes; 0 = no limit but the engine's own */
+    bool copy_range;              /* try to copy inside the storage */
+    int64_t max_workers;          /* 1..INT_MAX */
+    int64_t max_chunk;            /* bytes; 0 = no limit but the engine's own */
 };
 
 /* group NULL: a group of its own. The job is CREATED. Suspends. */
