@@ -308,7 +308,7 @@ static void on_resized(void *opaque)
     }
 }
 
-const struct backend_device_ops virtio_blk_backend_ops = {
+static const struct backend_device_ops virtio_blk_backend_ops = {
     .drained_begin = on_drained_begin,
     .drained_end = on_drained_end,
     .resized = on_resized,
@@ -477,18 +477,33 @@ struct guest *co_virtio_blk_guest(struct virtio_blk *dev, GError **error)
     return dev->guest ? dev->guest : co_guest_new(dev, dev->loop, error);
 }
 
-struct virtio_blk *virtio_blk_find(const char *name, GError **error)
+/* The first device of the graph with that name, or with any (NULL). */
+static struct virtio_blk *find(const char *name)
 {
     struct backend *b;
 
     TAILQ_FOREACH (b, &graph_current()->backends, link) {
         if (b->device_ops == &virtio_blk_backend_ops &&
-            (g_strcmp0(b->device_id, name) == 0 ||
+            (!name || g_strcmp0(b->device_id, name) == 0 ||
              g_strcmp0(b->name, name) == 0)) {
             return b->device;
         }
     }
-    error_set_class(error, ERROR_DEVICE_NOT_FOUND, "Device '%s' not found",
-                    name);
     return NULL;
+}
+
+struct virtio_blk *virtio_blk_any(void)
+{
+    return find(NULL);
+}
+
+struct virtio_blk *virtio_blk_find(const char *name, GError **error)
+{
+    struct virtio_blk *dev = find(name);
+
+    if (!dev) {
+        error_set_class(error, ERROR_DEVICE_NOT_FOUND, "Device '%s' not found",
+                        name);
+    }
+    return dev;
 }

@@ -112,6 +112,9 @@ void virtio_blk_set_queue(struct virtio_blk *dev, unsigned index,
 /* The driver's notification: the queue is looked at soon. */
 void virtio_blk_kick(struct virtio_blk *dev, unsigned index);
 
+/* Any device of the current graph, or NULL. */
+struct virtio_blk *virtio_blk_any(void);
+
 /* ---- between device.c, config.c and request.c ---- */
 
 /* A violation by the driver (2.1.2): stops everything until a reset. */

@@ -26,17 +26,6 @@
 /* More queues than processors would only take address space. */
 #define MAX_QUEUES 16
 
-static const char *const status_names[] = {
-    [GUEST_OK] = "ok",         [GUEST_IOERR] = "ioerr",
-    [GUEST_UNSUPP] = "unsupp", [GUEST_NEEDS_RESET] = "needs-reset",
-    [GUEST_HELD] = "held",
-};
-
-const char *guest_status_str(enum guest_status status)
-{
-    return status_names[status];
-}
-
 struct loop *guest_loop(const struct guest *g)
 {
     return g->loop;
@@ -91,11 +80,11 @@ enum guest_status guest_slot_status(const struct guest_slot *slot)
 {
     switch (slot->control->status) {
     case VIRTIO_BLK_S_OK:
-        return GUEST_OK;
+        return GUEST_STATUS_OK;
     case VIRTIO_BLK_S_UNSUPP:
-        return GUEST_UNSUPP;
+        return GUEST_STATUS_UNSUPP;
     default:
-        return GUEST_IOERR;
+        return GUEST_STATUS_IOERR;
     }
 }
 
@@ -280,11 +269,11 @@ static int64_t first_difference(const uint8_t *data, int64_t bytes,
 static void fill(struct guest_slot *slot, const struct guest_request *r,
                  int64_t done, int64_t n)
 {
-    if (r->op == GUEST_WRITE && r->buffer) {
+    if (r->op == GUEST_OP_WRITE && r->buffer) {
         memcpy(slot->data, (char *)r->buffer + done, n);
-    } else if (r->op == GUEST_WRITE) {
+    } else if (r->op == GUEST_OP_WRITE) {
         memset(slot->data, r->pattern, n);
-    } else if (r->op == GUEST_DISCARD || r->op == GUEST_WRITE_ZEROES) {
+    } else if (r->op == GUEST_OP_DISCARD || r->op == GUEST_OP_WRITE_ZEROES) {
         guest_put_segment(slot, r->offset + done, n, r->unmap);
     }
 }
@@ -292,9 +281,9 @@ static void fill(struct guest_slot *slot, const struct guest_request *r,
 static void take(const struct guest_slot *slot, const struct guest_request *r,
                  int64_t done, int64_t n, struct guest_result *result)
 {
-    if (r->op == GUEST_GET_ID) {
+    if (r->op == GUEST_OP_GET_ID) {
         memcpy(result->id, slot->data, VIRTIO_BLK_ID_BYTES);
-    } else if (r->op == GUEST_READ) {
+    } else if (r->op == GUEST_OP_READ) {
         if (r->buffer) {
             memcpy((char *)r->buffer + done, slot->data, n);
         }
@@ -311,23 +300,23 @@ static const struct op {
     bool carries;  /* disk data goes through guest memory */
     uint32_t data; /* else bytes that the request itself takes */
 } ops[] = {
-    [GUEST_READ] = {VIRTIO_BLK_T_IN, true, 0},
-    [GUEST_WRITE] = {VIRTIO_BLK_T_OUT, true, 0},
-    [GUEST_FLUSH] = {VIRTIO_BLK_T_FLUSH, false, 0},
-    [GUEST_DISCARD] = {VIRTIO_BLK_T_DISCARD, false,
-                       sizeof(struct virtio_blk_segment)},
-    [GUEST_WRITE_ZEROES] = {VIRTIO_BLK_T_WRITE_ZEROES, false,
-                            sizeof(struct virtio_blk_segment)},
-    [GUEST_GET_ID] = {VIRTIO_BLK_T_GET_ID, false, VIRTIO_BLK_ID_BYTES},
+    [GUEST_OP_READ] = {VIRTIO_BLK_T_IN, true, 0},
+    [GUEST_OP_WRITE] = {VIRTIO_BLK_T_OUT, true, 0},
+    [GUEST_OP_FLUSH] = {VIRTIO_BLK_T_FLUSH, false, 0},
+    [GUEST_OP_DISCARD] = {VIRTIO_BLK_T_DISCARD, false,
+                          sizeof(struct virtio_blk_segment)},
+    [GUEST_OP_WRITE_ZEROES] = {VIRTIO_BLK_T_WRITE_ZEROES, false,
+                               sizeof(struct virtio_blk_segment)},
+    [GUEST_OP_GET_ID] = {VIRTIO_BLK_T_GET_ID, false, VIRTIO_BLK_ID_BYTES},
 };
 
 /* The most bytes of disk that one request may be about. */
 static int64_t piece_limit(const struct guest *g, enum guest_op op)
 {
     int64_t sectors =
-        op == GUEST_DISCARD ? g->max_discard_sectors : g->max_zeroes_sectors;
+        op == GUEST_OP_DISCARD ? g->max_discard_sectors : g->max_zeroes_sectors;
 
-    if (op != GUEST_DISCARD && op != GUEST_WRITE_ZEROES) {
+    if (op != GUEST_OP_DISCARD && op != GUEST_OP_WRITE_ZEROES) {
         return GUEST_MAX_TRANSFER;
     }
     sectors = align_down(sectors, g->logical_bytes >> VIRTIO_BLK_SECTOR_BITS);
@@ -350,7 +339,8 @@ static void co_request(struct guest *g, const struct guest_request *r,
             co_queue_wait(&g->slot_free);
         }
         if (g->broken || !g->running) {
-            result->status = g->broken ? GUEST_NEEDS_RESET : GUEST_HELD;
+            result->status =
+                g->broken ? GUEST_STATUS_NEEDS_RESET : GUEST_STATUS_HELD;
             return;
         }
         fill(slot, r, done, n);
@@ -360,13 +350,13 @@ static void co_request(struct guest *g, const struct guest_request *r,
         result->status =
             co_submit(g, &slot, op->type, sector, op->carries ? n : op->data);
         if (slot) {
-            if (result->status == GUEST_OK) {
+            if (result->status == GUEST_STATUS_OK) {
                 take(slot, r, done, n, result);
             }
             guest_put_slot(g, slot);
         }
         done += n;
-    } while (result->status == GUEST_OK && done < r->bytes);
+    } while (result->status == GUEST_STATUS_OK && done < r->bytes);
 }
 
 void co_guest_request(struct guest *g, const struct guest_request *r,
@@ -391,7 +381,7 @@ static void become_broken(struct guest *g)
         return;
     }
     g->broken = true;
-    abandon_pending(g, GUEST_NEEDS_RESET);
+    abandon_pending(g, GUEST_STATUS_NEEDS_RESET);
     guest_workload_fail(g);
     wake_all(g);
 }
@@ -413,7 +403,7 @@ static void apply_news(const struct news *n)
     if (n->needs_reset) {
         become_broken(g);
     } else if (was_running && !g->running) {
-        abandon_pending(g, GUEST_HELD);
+        abandon_pending(g, GUEST_STATUS_HELD);
         wake_all(g);
     } else if (!was_running && g->running && !g->broken) {
         g->now = loop_now_ns(g->loop);

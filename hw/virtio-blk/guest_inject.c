@@ -62,14 +62,14 @@ static const struct {
     void (*write)(struct guest_queue *q, struct guest_slot *s, uint16_t head);
     uint16_t head_plus, index_plus; /* beyond the ring */
 } rows[] = {
-    [GUEST_BAD_LOOP] = {.write = bad_loop},
-    [GUEST_BAD_ADDRESS] = {.write = bad_address},
-    [GUEST_BAD_HEAD] = {.head_plus = 1},
-    [GUEST_BAD_AVAIL_INDEX] = {.index_plus = 1},
-    [GUEST_BAD_ZERO_LENGTH] = {.write = bad_zero_length},
-    [GUEST_BAD_NO_STATUS] = {.write = bad_no_status},
-    [GUEST_BAD_SHORT_HEADER] = {.write = bad_short_header},
-    [GUEST_BAD_INDIRECT] = {.write = bad_indirect},
+    [GUEST_MALFORMATION_LOOP] = {.write = bad_loop},
+    [GUEST_MALFORMATION_ADDRESS] = {.write = bad_address},
+    [GUEST_MALFORMATION_HEAD] = {.head_plus = 1},
+    [GUEST_MALFORMATION_AVAIL_INDEX] = {.index_plus = 1},
+    [GUEST_MALFORMATION_ZERO_LENGTH] = {.write = bad_zero_length},
+    [GUEST_MALFORMATION_NO_STATUS] = {.write = bad_no_status},
+    [GUEST_MALFORMATION_SHORT_HEADER] = {.write = bad_short_header},
+    [GUEST_MALFORMATION_INDIRECT] = {.write = bad_indirect},
 };
 
 bool guest_inject(struct guest *g, enum guest_malformation what, GError **error)

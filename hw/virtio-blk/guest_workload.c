@@ -62,19 +62,19 @@ static enum guest_op choose_op(struct guest_workload *w)
     const struct guest_workload_options *o = &w->opt;
 
     if (o->flush_every && w->since_flush >= o->flush_every) {
-        return GUEST_FLUSH;
+        return GUEST_OP_FLUSH;
     }
     unsigned n = random_below(w, 100);
 
     if (n < o->read_percent) {
-        return GUEST_READ;
+        return GUEST_OP_READ;
     }
     n -= o->read_percent;
     if (n < o->discard_percent) {
-        return GUEST_DISCARD;
+        return GUEST_OP_DISCARD;
     }
     n -= o->discard_percent;
-    return n < o->zeroes_percent ? GUEST_WRITE_ZEROES : GUEST_WRITE;
+    return n < o->zeroes_percent ? GUEST_OP_WRITE_ZEROES : GUEST_OP_WRITE;
 }
 
 /* A block for the next request, claimed if need be; -1: all near are taken. */
@@ -157,24 +157,24 @@ static void count(struct guest_workload *w, enum guest_op op)
     struct guest_workload_stats *s = &w->stats;
 
     switch (op) {
-    case GUEST_READ:
+    case GUEST_OP_READ:
         s->reads++;
         s->read_bytes += w->opt.block_bytes;
         break;
-    case GUEST_WRITE:
+    case GUEST_OP_WRITE:
         s->writes++;
         s->written_bytes += w->opt.block_bytes;
         break;
-    case GUEST_FLUSH:
+    case GUEST_OP_FLUSH:
         s->flushes++;
         break;
-    case GUEST_DISCARD:
+    case GUEST_OP_DISCARD:
         s->discards++;
         break;
-    case GUEST_WRITE_ZEROES:
+    case GUEST_OP_WRITE_ZEROES:
         s->zeroes++;
         break;
-    case GUEST_GET_ID:
+    case GUEST_OP_GET_ID:
         break;
     }
 }
@@ -185,9 +185,9 @@ static void remember(struct guest_workload *w, const struct guest_slot *slot,
 {
     struct guest_record *record = w->guest->record;
 
-    if (slot->kind == GUEST_READ && ok) {
+    if (slot->kind == GUEST_OP_READ && ok) {
         check_read(w, slot);
-    } else if (slot->kind != GUEST_READ) {
+    } else if (slot->kind != GUEST_OP_READ) {
         /* A failed write may have written part of its data. */
         guest_record_set(record, slot->offset,
                          ok ? slot->extra : GUEST_RECORD_UNKNOWN);
@@ -199,13 +199,13 @@ static void on_done(struct guest_slot *slot, void *opaque)
 {
     struct guest_workload *w = opaque;
     enum guest_op op = slot->kind;
-    bool ok = guest_slot_status(slot) == GUEST_OK;
+    bool ok = guest_slot_status(slot) == GUEST_STATUS_OK;
 
     w->in_flight--;
     count(w, op);
     w->stats.errors += !ok;
     count_latency(w, w->guest->now - slot->started_ns);
-    if (w->opt.verify && op != GUEST_FLUSH) {
+    if (w->opt.verify && op != GUEST_OP_FLUSH) {
         remember(w, slot, ok);
     }
     guest_put_slot(w->guest, slot);
@@ -215,11 +215,11 @@ static void on_done(struct guest_slot *slot, void *opaque)
 /* ---- issuing ---- */
 
 static const uint32_t types[] = {
-    [GUEST_READ] = VIRTIO_BLK_T_IN,
-    [GUEST_WRITE] = VIRTIO_BLK_T_OUT,
-    [GUEST_FLUSH] = VIRTIO_BLK_T_FLUSH,
-    [GUEST_DISCARD] = VIRTIO_BLK_T_DISCARD,
-    [GUEST_WRITE_ZEROES] = VIRTIO_BLK_T_WRITE_ZEROES,
+    [GUEST_OP_READ] = VIRTIO_BLK_T_IN,
+    [GUEST_OP_WRITE] = VIRTIO_BLK_T_OUT,
+    [GUEST_OP_FLUSH] = VIRTIO_BLK_T_FLUSH,
+    [GUEST_OP_DISCARD] = VIRTIO_BLK_T_DISCARD,
+    [GUEST_OP_WRITE_ZEROES] = VIRTIO_BLK_T_WRITE_ZEROES,
 };
 
 /* Data for a request on slot->offset (a block); returns its length, and in
@@ -228,9 +228,9 @@ static uint32_t prepare(struct guest_workload *w, struct guest_slot *slot,
                         enum guest_op op, int64_t offset)
 {
     slot->extra =
-        op == GUEST_WRITE_ZEROES ? GUEST_RECORD_ZERO : GUEST_RECORD_UNKNOWN;
+        op == GUEST_OP_WRITE_ZEROES ? GUEST_RECORD_ZERO : GUEST_RECORD_UNKNOWN;
     switch (op) {
-    case GUEST_WRITE:
+    case GUEST_OP_WRITE:
         if (w->opt.verify) {
             slot->extra =
                 guest_record_fill(w->guest->record, slot->offset, slot->data);
@@ -239,12 +239,12 @@ static uint32_t prepare(struct guest_workload *w, struct guest_slot *slot,
             memcpy(slot->data, &w->random, sizeof(w->random));
         }
         return w->opt.block_bytes;
-    case GUEST_READ:
+    case GUEST_OP_READ:
         return w->opt.block_bytes;
-    case GUEST_WRITE_ZEROES:
-    case GUEST_DISCARD:
+    case GUEST_OP_WRITE_ZEROES:
+    case GUEST_OP_DISCARD:
         guest_put_segment(slot, offset, w->opt.block_bytes,
-                          op == GUEST_WRITE_ZEROES && (w->random & 1));
+                          op == GUEST_OP_WRITE_ZEROES && (w->random & 1));
         return sizeof(struct virtio_blk_segment);
     default:
         return 0;
@@ -261,7 +261,7 @@ static bool issue(struct guest_workload *w)
         return false;
     }
     enum guest_op op = choose_op(w);
-    if (op != GUEST_FLUSH) {
+    if (op != GUEST_OP_FLUSH) {
         slot->offset = choose_block(w);
         if (slot->offset < 0) {
             guest_put_slot(w->guest, slot);
@@ -273,7 +273,7 @@ static bool issue(struct guest_workload *w)
         w->since_flush = 0;
     }
     uint32_t bytes = prepare(w, slot, op, offset);
-    bool on_disk = op == GUEST_READ || op == GUEST_WRITE;
+    bool on_disk = op == GUEST_OP_READ || op == GUEST_OP_WRITE;
 
     slot->kind = op;
     slot->started_ns = w->guest->now;
@@ -469,7 +469,7 @@ void guest_workload_fail(struct guest *g)
             struct guest_slot *slot = &q->slots[s];
 
             if (slot->in_flight && slot->done == on_done && w->opt.verify &&
-                slot->kind != GUEST_FLUSH) {
+                slot->kind != GUEST_OP_FLUSH) {
                 remember(w, slot, false);
             }
         }

@@ -17,27 +17,11 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "qapi/types.h"
+
 struct guest;
 struct loop;
 struct virtio_blk;
-
-enum guest_status {
-    GUEST_OK,          /* VIRTIO_BLK_S_OK */
-    GUEST_IOERR,       /* VIRTIO_BLK_S_IOERR */
-    GUEST_UNSUPP,      /* VIRTIO_BLK_S_UNSUPP */
-    GUEST_NEEDS_RESET, /* the device stopped with NEEDS_RESET */
-    GUEST_HELD,        /* the virtual machine stopped first; still queued */
-};
-const char *guest_status_str(enum guest_status status);
-
-enum guest_op {
-    GUEST_READ,
-    GUEST_WRITE,
-    GUEST_FLUSH,
-    GUEST_DISCARD,
-    GUEST_WRITE_ZEROES,
-    GUEST_GET_ID,
-};
 
 /* Probes dev as its driver: features, queues, DRIVER_OK. loop is dev's or one
  * that runs on another thread. NULL and *error if dev has a driver already, or
@@ -50,7 +34,7 @@ void co_guest_free(struct guest *g);
  * workload ends. Called on dev's loop. Suspends. */
 bool co_guest_reset(struct guest *g, GError **error);
 struct loop *guest_loop(const struct guest *g);
-/* "needs-reset", "ready": what the driver knows. */
+/* The driver has seen NEEDS_RESET. */
 bool guest_broken(const struct guest *g);
 int64_t guest_disk_bytes(const struct guest *g);
 
@@ -77,19 +61,8 @@ struct guest_result {
 void co_guest_request(struct guest *g, const struct guest_request *request,
                       struct guest_result *result);
 
-/* What a broken or hostile driver might do; the device must answer each with
- * NEEDS_RESET. */
-enum guest_malformation {
-    GUEST_BAD_LOOP,         /* a chain that never ends */
-    GUEST_BAD_ADDRESS,      /* a buffer outside guest memory */
-    GUEST_BAD_HEAD,         /* a head beyond the ring */
-    GUEST_BAD_AVAIL_INDEX,  /* an index that jumps */
-    GUEST_BAD_ZERO_LENGTH,  /* an empty buffer */
-    GUEST_BAD_NO_STATUS,    /* no room for the status */
-    GUEST_BAD_SHORT_HEADER, /* fewer than 16 readable bytes */
-    GUEST_BAD_INDIRECT,     /* an indirect table in an indirect table */
-};
-/* Puts it on a queue and rings. */
+/* Puts what a hostile driver might do on a queue, and rings; the device must
+ * answer with NEEDS_RESET. */
 bool guest_inject(struct guest *g, enum guest_malformation what,
                   GError **error);
 

@@ -93,23 +93,23 @@ static struct guest_result co_do(struct fixture *f, struct guest_request r)
 
 static void co_write_and_read(struct fixture *f)
 {
-    struct guest_result r = DO(.op = GUEST_WRITE, .offset = 64 * KIB,
+    struct guest_result r = DO(.op = GUEST_OP_WRITE, .offset = 64 * KIB,
                                .bytes = 3 * 1024 * KIB + 512, .pattern = 0xa5);
-    assert_int_equal(r.status, GUEST_OK);
+    assert_int_equal(r.status, GUEST_STATUS_OK);
     assert_int_equal(disk.writes, 4); /* pieces of 1 MiB */
     assert_int_equal(disk.data[64 * KIB - 1], 0);
     assert_int_equal(disk.data[64 * KIB], 0xa5);
     assert_int_equal(disk.data[64 * KIB + 3 * 1024 * KIB + 511], 0xa5);
     assert_int_equal(disk.data[64 * KIB + 3 * 1024 * KIB + 512], 0);
 
-    r = DO(.op = GUEST_READ, .offset = 64 * KIB, .bytes = 3 * 1024 * KIB,
+    r = DO(.op = GUEST_OP_READ, .offset = 64 * KIB, .bytes = 3 * 1024 * KIB,
            .pattern = 0xa5, .verify = true);
-    assert_int_equal(r.status, GUEST_OK);
+    assert_int_equal(r.status, GUEST_STATUS_OK);
     assert_int_equal(r.mismatch, -1);
     disk.data[1 << 20] = 0;
-    r = DO(.op = GUEST_READ, .offset = 64 * KIB, .bytes = 3 * 1024 * KIB,
+    r = DO(.op = GUEST_OP_READ, .offset = 64 * KIB, .bytes = 3 * 1024 * KIB,
            .pattern = 0xa5, .verify = true);
-    assert_int_equal(r.status, GUEST_OK);
+    assert_int_equal(r.status, GUEST_STATUS_OK);
     assert_int_equal(r.mismatch, 1 << 20);
 }
 
@@ -127,24 +127,24 @@ static void co_other_requests(struct fixture *f)
 {
     memset(disk.data, 1, DISK_BYTES);
     disk.node->write_gen++; /* as if something had been written */
-    assert_int_equal(DO(.op = GUEST_FLUSH).status, GUEST_OK);
+    assert_int_equal(DO(.op = GUEST_OP_FLUSH).status, GUEST_STATUS_OK);
     assert_int_equal(disk.flushes, 1);
-    assert_string_equal(DO(.op = GUEST_GET_ID).id, "varve-0001");
+    assert_string_equal(DO(.op = GUEST_OP_GET_ID).id, "varve-0001");
     assert_int_equal(
-        DO(.op = GUEST_DISCARD, .offset = 4096, .bytes = 8192).status,
-        GUEST_OK);
+        DO(.op = GUEST_OP_DISCARD, .offset = 4096, .bytes = 8192).status,
+        GUEST_STATUS_OK);
     assert_int_equal(disk.data[4096], 0xdd);
     assert_int_equal(disk.data[4096 + 8191], 0xdd);
     assert_int_equal(disk.data[4096 + 8192], 1);
     assert_int_equal(
-        DO(.op = GUEST_WRITE_ZEROES, .offset = 8192, .bytes = 512).status,
-        GUEST_OK);
+        DO(.op = GUEST_OP_WRITE_ZEROES, .offset = 8192, .bytes = 512).status,
+        GUEST_STATUS_OK);
     assert_int_equal(disk.data[8192], 0);
     assert_int_equal(disk.last_flags, 0);
-    assert_int_equal(DO(.op = GUEST_WRITE_ZEROES, .offset = 8192, .bytes = 512,
-                        .unmap = true)
+    assert_int_equal(DO(.op = GUEST_OP_WRITE_ZEROES, .offset = 8192,
+                        .bytes = 512, .unmap = true)
                          .status,
-                     GUEST_OK);
+                     GUEST_STATUS_OK);
     assert_int_equal(disk.last_flags, REQ_MAY_UNMAP);
 }
 
@@ -159,22 +159,22 @@ static void co_refused(struct fixture *f)
         enum guest_op op;
         int64_t offset, bytes;
     } bad[] = {
-        {GUEST_READ, DISK_BYTES, 512},
-        {GUEST_READ, DISK_BYTES - 512, 1024},
-        {GUEST_WRITE, DISK_BYTES, 512},
-        {GUEST_WRITE, INT64_MAX - 511, 512},
-        {GUEST_WRITE, 0, 100},
-        {GUEST_READ, 0, 513},
-        {GUEST_DISCARD, DISK_BYTES, 4096},
-        {GUEST_WRITE_ZEROES, DISK_BYTES - 4096, 8192},
-        {GUEST_WRITE_ZEROES, 0, 0},
+        {GUEST_OP_READ, DISK_BYTES, 512},
+        {GUEST_OP_READ, DISK_BYTES - 512, 1024},
+        {GUEST_OP_WRITE, DISK_BYTES, 512},
+        {GUEST_OP_WRITE, INT64_MAX - 511, 512},
+        {GUEST_OP_WRITE, 0, 100},
+        {GUEST_OP_READ, 0, 513},
+        {GUEST_OP_DISCARD, DISK_BYTES, 4096},
+        {GUEST_OP_WRITE_ZEROES, DISK_BYTES - 4096, 8192},
+        {GUEST_OP_WRITE_ZEROES, 0, 0},
     };
 
     for (unsigned i = 0; i < G_N_ELEMENTS(bad); i++) {
         enum guest_status s =
             DO(.op = bad[i].op, .offset = bad[i].offset, .bytes = bad[i].bytes)
                 .status;
-        if (s != GUEST_IOERR) {
+        if (s != GUEST_STATUS_IOERR) {
             fail_msg("case %u: %s", i, guest_status_str(s));
         }
     }
@@ -189,11 +189,12 @@ static void requests_beyond_the_disk_fail_and_reach_nothing(void **state)
 
 static void co_without_features(struct fixture *f)
 {
-    assert_int_equal(DO(.op = GUEST_DISCARD, .offset = 0, .bytes = 4096).status,
-                     GUEST_UNSUPP);
     assert_int_equal(
-        DO(.op = GUEST_WRITE_ZEROES, .offset = 0, .bytes = 4096).status,
-        GUEST_UNSUPP);
+        DO(.op = GUEST_OP_DISCARD, .offset = 0, .bytes = 4096).status,
+        GUEST_STATUS_UNSUPP);
+    assert_int_equal(
+        DO(.op = GUEST_OP_WRITE_ZEROES, .offset = 0, .bytes = 4096).status,
+        GUEST_STATUS_UNSUPP);
 }
 
 static void missing_features_are_answered_unsupported(void **state)
@@ -342,13 +343,16 @@ static void co_report_and_ignore(struct fixture *f)
 
     memset(data, 0x77, sizeof(data));
     guest_disk_fail(DISK_ALL, EIO, 2);
-    assert_int_equal(DO(.op = GUEST_WRITE, .bytes = 512).status, GUEST_IOERR);
-    assert_int_equal(DO(.op = GUEST_READ, .bytes = 512, .buffer = data).status,
-                     GUEST_IOERR);
+    assert_int_equal(DO(.op = GUEST_OP_WRITE, .bytes = 512).status,
+                     GUEST_STATUS_IOERR);
+    assert_int_equal(
+        DO(.op = GUEST_OP_READ, .bytes = 512, .buffer = data).status,
+        GUEST_STATUS_IOERR);
     assert_int_equal(disk.io_errors, 2);
     disk.backend->on_write_error = BLOCKDEV_ON_ERROR_IGNORE;
     guest_disk_fail(DISK_WRITE, EIO, 1);
-    assert_int_equal(DO(.op = GUEST_WRITE, .bytes = 512).status, GUEST_OK);
+    assert_int_equal(DO(.op = GUEST_OP_WRITE, .bytes = 512).status,
+                     GUEST_STATUS_OK);
     assert_int_equal(disk.io_errors, 3);
     assert_true(vm_running());
 }
@@ -379,7 +383,8 @@ static void co_hold(struct fixture *f)
     assert_int_equal(s.in_flight, 5);
     assert_int_equal(disk.io_errors, 5);
     unsigned before = disk.orders;
-    assert_int_equal(DO(.op = GUEST_WRITE, .bytes = 512).status, GUEST_HELD);
+    assert_int_equal(DO(.op = GUEST_OP_WRITE, .bytes = 512).status,
+                     GUEST_STATUS_HELD);
     for (unsigned i = 0; i < 10; i++) {
         co_pause();
     }
@@ -505,7 +510,8 @@ static void co_malformed(struct fixture *f)
     struct guest_workload_options o = {
         .block_bytes = 4096, .depth = 8, .read_percent = 50, .verify = true};
 
-    for (unsigned bad = GUEST_BAD_LOOP; bad <= GUEST_BAD_INDIRECT; bad++) {
+    for (unsigned bad = GUEST_MALFORMATION_LOOP;
+         bad <= GUEST_MALFORMATION_INDIRECT; bad++) {
         g_autoptr(GError) error = NULL;
 
         disk.gate = true;
@@ -522,7 +528,8 @@ static void co_malformed(struct fixture *f)
         struct guest_workload_stats s = stats_of(f);
         assert_false(s.active);
         assert_int_equal(s.errors, 8);
-        assert_int_equal(DO(.op = GUEST_FLUSH).status, GUEST_NEEDS_RESET);
+        assert_int_equal(DO(.op = GUEST_OP_FLUSH).status,
+                         GUEST_STATUS_NEEDS_RESET);
         assert_false(guest_inject(f->g, bad, NULL));
 
         /* The reset is over only when what was in flight has ended. */
@@ -531,8 +538,8 @@ static void co_malformed(struct fixture *f)
         assert_int_equal(disk.backend->in_flight, 0);
         assert_false(guest_broken(f->g));
         assert_int_equal(
-            DO(.op = GUEST_WRITE, .bytes = 4096, .pattern = bad + 1).status,
-            GUEST_OK);
+            DO(.op = GUEST_OP_WRITE, .bytes = 4096, .pattern = bad + 1).status,
+            GUEST_STATUS_OK);
         assert_int_equal(disk.data[0], bad + 1);
     }
     o.max_ops = 1000;
@@ -562,7 +569,7 @@ static void co_reset_while_held(struct fixture *f)
     guest_disk_fail(0, 0, 0);
     co_vm_start();
     unsigned writes = disk.writes;
-    assert_int_equal(DO(.op = GUEST_FLUSH).status, GUEST_OK);
+    assert_int_equal(DO(.op = GUEST_OP_FLUSH).status, GUEST_STATUS_OK);
     /* What was held went with the reset. */
     assert_int_equal(disk.writes, writes);
 }
@@ -596,13 +603,13 @@ static void co_resize(struct fixture *f)
     co_pause();
     assert_int_equal(guest_disk_bytes(f->g), DISK_BYTES / 2);
     assert_int_equal(
-        DO(.op = GUEST_READ, .offset = DISK_BYTES / 2, .bytes = 512).status,
-        GUEST_IOERR);
+        DO(.op = GUEST_OP_READ, .offset = DISK_BYTES / 2, .bytes = 512).status,
+        GUEST_STATUS_IOERR);
     disk.node->length = DISK_BYTES;
     disk.backend->device_ops->resized(disk.backend->device);
     assert_int_equal(
-        DO(.op = GUEST_READ, .offset = DISK_BYTES / 2, .bytes = 512).status,
-        GUEST_OK);
+        DO(.op = GUEST_OP_READ, .offset = DISK_BYTES / 2, .bytes = 512).status,
+        GUEST_STATUS_OK);
 }
 
 static void guest_sees_the_disk_change_its_size(void **state)
