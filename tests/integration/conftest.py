@@ -1,0 +1,64 @@
+"""Fixtures of all integration tests."""
+import os
+import sys
+
+import pytest
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+
+from lib import Oracle, SystemOracle, Varved  # noqa: E402
+
+
+class Starter:
+    """Starts daemons below one directory and ends them after the test. Those
+    that still run when the test has passed must end well."""
+
+    def __init__(self, directory):
+        self.directory = directory
+        self.daemons = []
+
+    def __call__(self, kind, *args, **kw):
+        directory = self.directory / f"{kind.name}-{len(self.daemons)}"
+        daemon = kind(directory, *args, start=False, **kw)
+        self.daemons.append(daemon)
+        return daemon.start()
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item, call):
+    outcome = yield
+    if call.when == "call":
+        item.passed = outcome.get_result().passed
+
+
+@pytest.fixture
+def start(tmp_path, request):
+    """start(Varved, "--blockdev", ...): a running daemon."""
+    starter = Starter(tmp_path)
+    yield starter
+    try:
+        if getattr(request.node, "passed", False):
+            for daemon in starter.daemons:
+                if daemon.process.poll() is None:
+                    daemon.stop()
+    finally:
+        for daemon in starter.daemons:
+            daemon.kill()
+
+
+@pytest.fixture
+def varved(start):
+    """A varved without any node."""
+    return start(Varved)
+
+
+@pytest.fixture
+def pair(start):
+    """(varved, qemu-storage-daemon), both without any node."""
+    return start(Varved), start(Oracle)
+
+
+@pytest.fixture
+def system_pair(start):
+    """(varved, qemu-system without a machine)."""
+    return start(Varved), start(SystemOracle)

@@ -1,0 +1,161 @@
+"""A QMP client over a UNIX or TCP socket. Standard library only."""
+import collections
+import json
+import select
+import socket
+import time
+
+TIMEOUT = 20
+
+
+class QmpError(Exception):
+    """The answer was an error."""
+
+    def __init__(self, command, error):
+        super().__init__(f"{command}: {error['class']}: {error['desc']}")
+        self.cls = error["class"]
+        self.desc = error["desc"]
+
+
+class QmpTimeout(Exception):
+    pass
+
+
+class Qmp:
+    """One session. Messages arrive in order; events that come while an answer
+    is waited for are kept in .events until somebody takes them.
+
+    command() returns what the command returns or raises QmpError; call()
+    returns the whole answer. Underscores in keyword arguments become dashes.
+    """
+
+    def __init__(self, address, negotiate=True, timeout=TIMEOUT, oob=False):
+        self.timeout = timeout
+        family = socket.AF_UNIX if isinstance(address, str) else socket.AF_INET
+        self.socket = socket.socket(family, socket.SOCK_STREAM)
+        self.socket.settimeout(timeout)
+        self.socket.connect(address)
+        self.buffer = b""
+        self.events = collections.deque()
+        self.greeting = None
+        if negotiate:
+            self.greet()
+            self.command("qmp_capabilities",
+                         **({"enable": ["oob"]} if oob else {}))
+
+    def greet(self):
+        self.greeting = self.receive()
+        return self.greeting
+
+    def close(self):
+        self.socket.close()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *unused):
+        self.close()
+
+    # ---- messages ----
+
+    def send_raw(self, data):
+        self.socket.sendall(data if isinstance(data, bytes) else data.encode())
+
+    def send(self, message):
+        self.send_raw(json.dumps(message) + "\n")
+
+    def receive(self, timeout=None):
+        """The next message; None when the other side has hung up."""
+        deadline = time.monotonic() + (self.timeout if timeout is None
+                                       else timeout)
+        while b"\n" not in self.buffer:
+            left = deadline - time.monotonic()
+            if left < 0 or not select.select([self.socket], [], [], left)[0]:
+                raise QmpTimeout(f"no message; half of one: {self.buffer!r}")
+            try:
+                data = self.socket.recv(1 << 20)
+            except ConnectionResetError:
+                data = b""
+            if not data:
+                return None
+            self.buffer += data
+        line, self.buffer = self.buffer.split(b"\n", 1)
+        return json.loads(line)
+
+    def answer(self, timeout=None):
+        """The next message that is no event."""
+        while True:
+            message = self.receive(timeout)
+            if message is None or "event" not in message:
+                return message
+            self.events.append(message)
+
+    def call(self, command, arguments=None, **kw):
+        message = {"execute": command}
+        arguments = dict(arguments or {})
+        arguments.update((k.replace("_", "-"), v) for k, v in kw.items())
+        if arguments:
+            message["arguments"] = arguments
+        self.send(message)
+        return self.answer()
+
+    def command(self, command, arguments=None, **kw):
+        answer = self.call(command, arguments, **kw)
+        if answer is None:
+            raise ConnectionError(f"hung up during {command}")
+        if "error" in answer:
+            raise QmpError(command, answer["error"])
+        return answer["return"]
+
+    # ---- events ----
+
+    @staticmethod
+    def matches(event, name, match):
+        data = event.get("data", {})
+        return event["event"] == name and all(
+            data.get(k.replace("_", "-"), data.get(k)) == v
+            for k, v in match.items())
+
+    def wait_event(self, name, timeout=None, **match):
+        """Takes the first event of that name whose data has these members;
+        the events before it stay in .events."""
+        for event in self.events:
+            if self.matches(event, name, match):
+                self.events.remove(event)
+                return event
+        deadline = time.monotonic() + (self.timeout if timeout is None
+                                       else timeout)
+        while True:
+            left = deadline - time.monotonic()
+            try:
+                message = self.receive(max(left, 0))
+            except QmpTimeout:
+                seen = [(e["event"], e.get("data")) for e in self.events]
+                raise QmpTimeout(f"no {name} {match}; seen: {seen}") from None
+            if message is None:
+                raise ConnectionError(f"hung up before {name} {match}")
+            if "event" not in message:
+                raise AssertionError(f"unexpected answer: {message}")
+            if self.matches(message, name, match):
+                return message
+            self.events.append(message)
+
+    def wait_job(self, job, status="concluded", timeout=None):
+        """Until the job reports this status."""
+        return self.wait_event("JOB_STATUS_CHANGE", timeout=timeout, id=job,
+                               status=status)
+
+    def take_events(self, settle=0.0):
+        """All events so far, and those that come within `settle` seconds."""
+        deadline = time.monotonic() + settle
+        while True:
+            try:
+                message = self.receive(max(deadline - time.monotonic(), 0))
+            except QmpTimeout:
+                break
+            if message is None:
+                break
+            self.events.append(message)
+        events = list(self.events)
+        self.events.clear()
+        return events
