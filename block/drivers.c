@@ -5,11 +5,12 @@
 
 #include <string.h>
 
-extern const struct block_driver driver_copy_before_write, driver_file,
-    driver_null_co, driver_raw;
+extern const struct block_driver driver_blkdebug, driver_copy_before_write,
+    driver_file, driver_null_co, driver_raw;
 
-/* clang-format off */
+/* clang-format off: one a line, so that a new driver is a line */
 const struct block_driver *const block_drivers[] = {
+    &driver_blkdebug,
     &driver_copy_before_write,
     &driver_file,
     &driver_null_co,

@@ -191,7 +191,6 @@ static void co_node_dissolve(struct node *node, struct node_list *dead)
 
 static void co_node_close(struct node *node, struct node_list *dead)
 {
-    struct dirty_bitmap *bitmap;
     node->opened = false;
     if (!node->read_only) {
         int ret = co_node_flush(node);
@@ -203,9 +202,7 @@ static void co_node_close(struct node *node, struct node_list *dead)
     if (node->driver->co_close) {
         node->driver->co_close(node);
     }
-    while ((bitmap = LIST_FIRST(&node->bitmaps))) {
-        dirty_bitmap_free(bitmap);
-    }
+    dirty_bitmaps_free_all(node);
     co_node_dissolve(node, dead);
 }
 

@@ -169,6 +169,7 @@ static struct ram_node *bare(const char *name, int64_t length)
 
     r->node.driver = &r->driver;
     r->node.loop = loop_current();
+    r->node.graph = graph_current();
     r->node.length = length;
     r->node.name = g_strdup(name);
     r->node.refs = 1;
