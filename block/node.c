@@ -20,7 +20,6 @@
 #include "block/graph_int.h"
 #include "block/node_int.h"
 #include "block/request.h"
-#include "qapi/options.h"
 #include "util/error.h"
 
 /* ---- names ---- */
@@ -238,25 +237,6 @@ void co_node_discard(struct node *node)
     co_close_all(&dead);
 }
 
-/* ---- the name for people ---- */
-
-void node_refresh_filename(struct node *node)
-{
-    if (node->file) {
-        node_refresh_filename(node->file->child);
-    }
-    if (node->driver->refresh_filename) {
-        node->driver->refresh_filename(node);
-    } else if (node->file &&
-               (!node->options || node->driver->kind == DRIVER_FORMAT)) {
-        g_free(node->filename);
-        node->filename = g_strdup(node->file->child->filename);
-    } else if (node->options && (node->file || !*node->filename)) {
-        g_free(node->filename);
-        node->filename = qapi_blockdev_options_to_filename(node->options);
-    }
-}
-
 /* ---- chains ---- */
 
 bool node_is_filter(const struct node *node)
@@ -278,8 +258,7 @@ struct node *node_backing_chain_next(struct node *node)
     return node && node->backing ? node->backing->child : NULL;
 }
 
-/* One step down: the filtered or the backing child. */
-static struct node *chain_below(struct node *node)
+struct node *node_chain_below(struct node *node)
 {
     struct edge *next = node_is_filter(node) ? node->file : node->backing;
     return next ? next->child : NULL;
@@ -288,7 +267,7 @@ static struct node *chain_below(struct node *node)
 bool node_chain_contains(struct node *node, struct node *base)
 {
     while (node && node != base) {
-        node = chain_below(node);
+        node = node_chain_below(node);
     }
     return node != NULL;
 }

@@ -72,7 +72,7 @@ static struct open_defaults child_defaults(const struct node *parent,
         /* A format decides itself what it discards. */
         .discard_unmap = true,
     };
-    if (roles & ROLE_FILTERED) {
+    if (node_is_filter(parent) && (roles & ROLE_FILTERED)) {
         d.discard_unmap = parent->discard;
     } else if (roles & ROLE_COW) {
         d.read_only = true;

@@ -11,6 +11,7 @@
 #include "block/node_int.h"
 #include "block/open_int.h"
 #include "util/error.h"
+#include "util/range.h"
 
 /* ---- ImageInfo ---- */
 
@@ -32,7 +33,7 @@ static struct image_info *co_query_layer(struct node *node)
     struct node_info details;
     info->filename = g_strdup(node->filename);
     info->format = g_strdup(node->driver->name);
-    info->virtual_size = node->length;
+    info->virtual_size = align_up(node->length, BLOCK_SECTOR_SIZE);
     info->actual_size = co_node_allocated_size(node);
     info->has_actual_size = info->actual_size >= 0;
     if (co_node_get_info(node, &details) == 0) {
@@ -53,10 +54,11 @@ struct image_info *co_node_query_image(struct node *node, bool flat,
 {
     struct image_info *top = NULL, **next = &top;
     node_refresh_filename(node);
+    /* One step at a time: a filter is a layer of its own here. */
     while (node) {
         *next = co_query_layer(node);
         next = &(*next)->backing_image;
-        node = flat ? NULL : node_backing_chain_next(node);
+        node = flat ? NULL : node_chain_below(node);
     }
     return top;
 }
@@ -66,7 +68,7 @@ struct image_info *co_node_query_image(struct node *node, bool flat,
 static int64_t backing_depth(struct node *node)
 {
     int64_t depth = 0;
-    while ((node = node_backing_chain_next(node))) {
+    while ((node = node_chain_below(node))) {
         depth++;
     }
     return depth;

@@ -99,10 +99,15 @@ static int64_t co_null_allocated_size(struct node *node)
     return 0;
 }
 
+static const char *const null_strong_options[] = {"size", "read-zeroes", NULL};
+
 static void null_refresh_filename(struct node *node)
 {
+    const struct blockdev_options_null *o = &node->options->u.null_co;
     g_free(node->filename);
-    node->filename = g_strdup("null-co://");
+    node->filename = o->has_size || o->has_read_zeroes
+                         ? node_json_filename(node)
+                         : g_strdup("null-co://");
 }
 
 const struct block_driver driver_null_co = {
@@ -119,5 +124,6 @@ const struct block_driver driver_null_co = {
     .co_flush = co_null_flush,
     .co_block_status = co_null_block_status,
     .co_allocated_size = co_null_allocated_size,
+    .strong_options = null_strong_options,
     .refresh_filename = null_refresh_filename,
 };

@@ -12,7 +12,6 @@
 #include "block/graph.h"
 #include "block/node.h"
 #include "block/request.h"
-#include "qapi/options.h"
 #include "util/error.h"
 #include "util/range.h"
 
@@ -187,16 +186,6 @@ static void raw_refresh_limits(struct node *node)
     }
 }
 
-/* A window is another disk than the file of that name. */
-static void raw_refresh_filename(struct node *node)
-{
-    const struct raw_state *s = node->state;
-    g_free(node->filename);
-    node->filename = s->fixed || s->offset
-                         ? qapi_blockdev_options_to_filename(node->options)
-                         : g_strdup(below(node)->filename);
-}
-
 static int raw_probe(const uint8_t *head, size_t bytes, const char *filename)
 {
     /* Anything can be raw: the last resort. */
@@ -231,5 +220,4 @@ const struct block_driver driver_raw = {
     .refresh_limits = raw_refresh_limits,
     .co_create_file = co_raw_create_file,
     .probe = raw_probe,
-    .refresh_filename = raw_refresh_filename,
 };

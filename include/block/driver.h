@@ -148,8 +148,12 @@ struct block_driver {
                            const struct create_params *params, GError **error);
     /* How sure this driver is that the first bytes are its format: 0..100. */
     int (*probe)(const uint8_t *head, size_t bytes, const char *filename);
+    /* Names of those options that decide the content, NULL-terminated; the
+     * others are left out of names. Missing: all. */
+    const char *const *strong_options;
     /* Sets node->filename, the name for people. Missing: the primary child's
-     * name if the options do not change its meaning, else "json:{...}". */
+     * name if the driver is a filter, or no optional strong option is given;
+     * else "json:{...}". */
     void (*refresh_filename)(struct node *node);
     /* blkdebug's events; a node without it passes them down. */
     void (*co_debug_event)(struct node *node, enum blkdebug_event event);

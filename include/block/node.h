@@ -91,8 +91,12 @@ bool node_is_filter(const struct node *node);
 struct node *node_skip_filters(struct node *node);
 /* What lies behind: through filters, then the COW child; NULL at the end. */
 struct node *node_backing_chain_next(struct node *node);
+/* One step down that chain: the filtered or the backing child, or NULL. */
+struct node *node_chain_below(struct node *node);
 /* True if base is node, or in the chain below it (filters and backing). */
 bool node_chain_contains(struct node *node, struct node *base);
+/* "json:{...}" of the options that decide the content; g_free() it. */
+char *node_json_filename(struct node *node);
 int co_node_get_info(struct node *node, struct node_info *info);
 int64_t co_node_allocated_size(struct node *node);
 

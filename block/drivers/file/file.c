@@ -174,6 +174,14 @@ static int64_t co_file_allocated_size(struct node *node)
     return fstat(s->fd, &st) < 0 ? -errno : (int64_t)st.st_blocks * 512;
 }
 
+/* No clusters, and never unclean. */
+static int co_file_get_info(struct node *node, struct node_info *info)
+{
+    return 0;
+}
+
+static const char *const file_strong_options[] = {"filename", NULL};
+
 static bool file_perm_prepare(struct node *node, unsigned perm, unsigned shared,
                               GError **error)
 {
@@ -210,6 +218,8 @@ const struct block_driver driver_file = {
     .co_copy_range = co_file_copy_range,
     .co_allocated_size = co_file_allocated_size,
     .io_engine = file_io_engine,
+    .co_get_info = co_file_get_info,
+    .strong_options = file_strong_options,
     .perm_prepare = file_perm_prepare,
     .perm_commit = file_perm_commit,
     .perm_abort = file_perm_abort,
