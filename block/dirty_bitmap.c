@@ -7,7 +7,8 @@
  * same list, has taken over its enabled state: no write is seen by both or by
  * neither. Resizing treats both alike.
  *
- * Every bitmap of a node has the size of the node (or is given up).
+ * Every bitmap of a node covers the node at least, or is given up: inconsistent
+ * and disabled.
  *
  * Runs on the node's loop; nothing here suspends.
  */
@@ -138,18 +139,30 @@ bool dirty_bitmap_check(const struct dirty_bitmap *b, unsigned refuse,
 
 /* ---- marking and sizes --------------------------------------------------- */
 
+/* A request that was widened to whole blocks may end beyond the node, and one
+ * that failed to grow it lies there. */
+static void mark_clamped(struct dirty_bitmap *b, int64_t offset, int64_t bytes)
+{
+    int64_t room = hbitmap_size(b->bits) - offset;
+
+    if (room > 0) {
+        hbitmap_set(b->bits, offset, min_i64(bytes, room));
+    }
+}
+
 void dirty_bitmaps_mark_slow(struct node *node, int64_t offset, int64_t bytes)
 {
+    bool within = offset + bytes <= node->length;
     struct dirty_bitmap *b;
 
     LIST_FOREACH (b, &node->bitmaps, link) {
         if (b->disabled) {
             continue;
         }
-        /* A request that was widened to whole blocks may end beyond. */
-        int64_t room = hbitmap_size(b->bits) - offset;
-        if (G_LIKELY(room > 0)) {
-            hbitmap_set(b->bits, offset, min_i64(bytes, room));
+        if (G_LIKELY(within)) {
+            hbitmap_set(b->bits, offset, bytes);
+        } else {
+            mark_clamped(b, offset, bytes);
         }
     }
 }

@@ -217,13 +217,25 @@ int co_request_write_begin(struct tracked_request *req, struct node *node,
                            int64_t offset, int64_t bytes, unsigned flags)
 {
     int64_t align = request_align(node);
+    int ret;
 
     if (G_UNLIKELY((flags & REQ_SERIALISING) ||
                    !is_aligned(offset | bytes, align))) {
-        return co_tracked_begin_serialising(req, node, offset, bytes, true,
-                                            align, flags);
+        ret = co_tracked_begin_serialising(req, node, offset, bytes, true,
+                                           align, flags);
+        if (ret < 0) {
+            return ret;
+        }
+    } else {
+        co_tracked_begin(req, node, offset, bytes, true);
     }
-    co_tracked_begin(req, node, offset, bytes, true);
+    if (G_UNLIKELY(offset + bytes > node->length)) {
+        ret = request_write_check_slow(node, offset, bytes);
+        if (ret < 0) {
+            tracked_end(req);
+            return ret;
+        }
+    }
     return 0;
 }
 

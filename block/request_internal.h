@@ -161,18 +161,31 @@ static inline void co_request_event(struct node *node,
 
 /* ---- one call of the driver, or of the child behind a filter ---- */
 
+static inline bool request_forwards(const struct node *node)
+{
+    return node->driver->kind == DRIVER_FILTER && node->file;
+}
+
+/* FUA arrives where it is honoured; a filter that leaves writes to its child
+ * leaves this to it as well. */
+static inline bool request_honours_fua(const struct node *node)
+{
+    const struct block_driver *driver = node->driver;
+    return driver->writes_fua ||
+           (request_forwards(node) && !driver->co_pwritev &&
+            !driver->co_pwrite_zeroes);
+}
+
 /* Flags that a driver gets of a write: what the engine emulates or has done
  * already is not among them. */
 static inline unsigned request_driver_flags(const struct node *node,
                                             unsigned flags)
 {
     flags &= ~(REQ_SERIALISING | REQ_NO_WAIT);
-    return node->driver->writes_fua ? flags : flags & ~REQ_FUA;
-}
-
-static inline bool request_forwards(const struct node *node)
-{
-    return node->driver->kind == DRIVER_FILTER && node->file;
+    if (G_UNLIKELY(flags & REQ_FUA) && !request_honours_fua(node)) {
+        flags &= ~REQ_FUA;
+    }
+    return flags;
 }
 
 /* discard=unmap; a filter has no say of its own, the node below it decides. */
@@ -195,7 +208,7 @@ static inline int co_driver_pwritev(struct node *node, int64_t offset,
 /* REQ_FUA for drivers without it. */
 static inline int co_request_fua(struct node *node, unsigned flags, int ret)
 {
-    if (G_UNLIKELY(flags & REQ_FUA) && ret == 0 && !node->driver->writes_fua) {
+    if (G_UNLIKELY(flags & REQ_FUA) && ret == 0 && !request_honours_fua(node)) {
         return co_node_flush(node);
     }
     return ret;
@@ -209,7 +222,8 @@ int co_request_write_pieces(struct node *node, int64_t offset,
 /* Zeroes any range within a tracked request (block/request_zeroes.c). */
 int co_request_zero_pieces(struct node *node, int64_t offset, int64_t bytes,
                            unsigned flags);
-/* Begins to track a write: serialising if flags or its alignment ask for it. */
+/* Begins to track a write: serialising if flags or its alignment ask for it.
+ * The node may be shorter when its turn has come; then it is checked again. */
 int co_request_write_begin(struct tracked_request *req, struct node *node,
                            int64_t offset, int64_t bytes, unsigned flags);
 

@@ -161,14 +161,13 @@ int co_node_pdiscard(struct node *node, int64_t offset, int64_t bytes)
     int64_t align = request_align(node);
     int64_t unit = max_i64(node->limits.pdiscard_align, align);
     int64_t max = align_down(node->limits.max_pdiscard, align);
-    int ret;
+    int ret = 0;
 
     if (!range_within(offset, bytes, node->length)) {
         return -EIO;
     }
-    ret = request_write_check(node, offset, bytes);
-    if (ret < 0) {
-        return ret;
+    if (node->read_only) {
+        return -EPERM;
     }
     if (!request_may_unmap(node) ||
         !(node->driver->co_pdiscard || request_forwards(node))) {
@@ -181,6 +180,9 @@ int co_node_pdiscard(struct node *node, int64_t offset, int64_t bytes)
         return 0;
     }
     co_tracked_begin(&req, node, pos, end - pos, true);
+    if (offset + bytes > node->length) {
+        ret = -EIO; /* it was cut while this waited */
+    }
     while (ret == 0 && pos < end) {
         int64_t n = next_piece(pos, end, unit, max);
         ret = co_driver_pdiscard(node, pos, n);

@@ -266,10 +266,15 @@ static void a_format_without_functions_cannot(void **state)
 
 static void fua_goes_to_a_driver_that_honours_it(void **state)
 {
+    struct ram_node *filter = ram_node_above("filter", DRIVER_FILTER, ram);
+
     ram->driver.writes_fua = true;
     assert_int_equal(run(&ram->node, WRITE, 0, buf, 512, REQ_FUA), 0);
     assert_int_equal(ram->last_flags[RAM_WRITE], REQ_FUA);
+    assert_int_equal(run(&filter->node, WRITE, 0, buf, 512, REQ_FUA), 0);
+    assert_int_equal(ram->last_flags[RAM_WRITE], REQ_FUA);
     assert_int_equal(ram->calls[RAM_FLUSH], 0);
+    ram_node_free(filter);
 }
 
 static void fua_is_a_flush_for_other_drivers(void **state)

@@ -200,6 +200,48 @@ static void what_is_cut_off_has_no_request_in_flight(void **state)
     ram_run(co_in_flight);
 }
 
+/* Behind a shrinking truncate in the queue, and beyond the end when its turn
+ * comes. */
+static void co_cut_off(void)
+{
+    ram = ram_node_new("ram", LENGTH);
+    struct ram_call calls[] = {
+        {.what = CALL_WRITE, .offset = LENGTH - 512, .bytes = 512},
+        {.what = CALL_WRITE, .offset = LENGTH - 512, .bytes = 512},
+        {.what = CALL_ZEROES, .offset = LENGTH - 512, .bytes = 512},
+        {.what = CALL_DISCARD, .offset = LENGTH - 512, .bytes = 512},
+        {.what = CALL_READ, .offset = LENGTH - 512, .bytes = 512},
+    };
+
+    ram->driver.kind = DRIVER_FORMAT;
+    resized = false;
+    ram->hold[RAM_WRITE] = true;
+    for (int i = 0; i < 5; i++) {
+        calls[i].node = &ram->node;
+        ram_start(&calls[i]);
+        co_ram_settle();
+        if (i == 0) {
+            co_start(co_shrink, NULL);
+            co_ram_settle();
+        }
+    }
+    ram_release(ram);
+    co_ram_settle();
+    assert_true(resized);
+    for (int i = 0; i < 5; i++) {
+        assert_true(calls[i].done);
+        assert_int_equal(calls[i].ret, i == 0 || i == 4 ? 0 : -EIO);
+    }
+    assert_int_equal(ram->calls[RAM_WRITE], 1);
+    assert_int_equal(ram->calls[RAM_READ] + ram->calls[RAM_DISCARD], 0);
+    ram_node_free(ram);
+}
+
+static void what_waited_for_a_cut_is_checked_again(void **state)
+{
+    ram_run(co_cut_off);
+}
+
 static int64_t real_length;
 
 static int64_t co_real_length(struct node *node)
@@ -243,6 +285,7 @@ int main(void)
         cmocka_unit_test(frozen_bitmaps_and_successors_are_resized),
         cmocka_unit_test(a_longer_backing_does_not_show_through),
         cmocka_unit_test(what_is_cut_off_has_no_request_in_flight),
+        cmocka_unit_test(what_waited_for_a_cut_is_checked_again),
         cmocka_unit_test(the_driver_knows_the_length_best),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
