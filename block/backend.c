@@ -163,11 +163,13 @@ void co_backend_unref(struct backend *b)
     assert(!b->device);
     TAILQ_REMOVE(&b->graph->backends, b, link);
     if (b->root) {
-        struct node *node = node_ref(b->node);
-        co_drain_begin(node);
+        /* Only for its own requests: a job that gives its backend up must not
+         * wait for itself. */
+        b->quiesced++;
+        while (b->in_flight) {
+            co_queue_wait(&b->graph->drain_waiters);
+        }
         co_graph_detach(b->root);
-        co_drain_end(node);
-        co_node_unref(node);
     }
     assert(co_queue_empty(&b->held));
     g_free(b->name);

@@ -126,8 +126,43 @@ static void co_held_requests_check_again(void *opaque)
     co_node_unref(g);
 }
 
+static void co_drop(void *opaque)
+{
+    struct backend **b = opaque;
+    co_backend_unref(*b);
+    *b = NULL;
+}
+
+static void co_end_waits_for_its_requests_only(void *opaque)
+{
+    struct node *f = co_fake_node("f", 4096);
+    struct backend *b = co_backend_new("b", f, RW, PERM_ALL, NULL);
+    struct backend *other = co_backend_new("other", f, RW, PERM_ALL, NULL);
+    struct backend *dropped = b;
+    struct fake_call c = {b, .bytes = 512},
+                     d = {other, .is_write = true, .bytes = 512};
+    fake_of(f)->hold[FAKE_READ] = fake_of(f)->hold[FAKE_WRITE] = true;
+    fake_start(&c);
+    fake_start(&d);
+    co_settle();
+    co_start(co_drop, &dropped);
+    co_settle();
+    assert_non_null(dropped);
+    assert_int_equal(other->quiesced, 0);
+    fake_of(f)->hold[FAKE_READ] = false;
+    co_queue_wake_all(&fake_of(f)->held);
+    co_settle();
+    assert_null(dropped);
+    assert_int_equal(c.ret, 0);
+    assert_int_equal(d.ret, 1);
+    fake_release(f);
+    co_settle();
+    co_backend_unref(other);
+    co_node_unref(f);
+}
+
 struct device {
-    int begun, ended, resized;
+    int begun, ended;
 };
 
 static void on_begin(void *device)
@@ -277,6 +312,7 @@ BACKEND_TEST(names)
 BACKEND_TEST(ranges_and_rights)
 BACKEND_TEST(held_requests_go_on_in_order)
 BACKEND_TEST(held_requests_check_again)
+BACKEND_TEST(end_waits_for_its_requests_only)
 BACKEND_TEST(device_hears_of_drain)
 BACKEND_TEST(accounting)
 BACKEND_TEST(error_policy)
@@ -289,6 +325,7 @@ int main(void)
         cmocka_unit_test(ranges_and_rights),
         cmocka_unit_test(held_requests_go_on_in_order),
         cmocka_unit_test(held_requests_check_again),
+        cmocka_unit_test(end_waits_for_its_requests_only),
         cmocka_unit_test(device_hears_of_drain),
         cmocka_unit_test(accounting),
         cmocka_unit_test(error_policy),
