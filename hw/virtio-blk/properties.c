@@ -141,8 +141,13 @@ static bool parse_number(enum prop_type type, const char *text, uint32_t *value)
         if (!keyval_parse_size(text, &n, NULL)) {
             return false;
         }
-    } else if (!g_ascii_string_to_unsigned(text, 0, 0, UINT32_MAX, &n, NULL)) {
-        return false;
+    } else {
+        bool hex = g_str_has_prefix(text, "0x");
+
+        if (!g_ascii_string_to_unsigned(text + 2 * hex, hex ? 16 : 10, 0,
+                                        UINT32_MAX, &n, NULL)) {
+            return false;
+        }
     }
     *value = n;
     return n <= UINT32_MAX;
