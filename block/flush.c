@@ -39,6 +39,14 @@ static int co_flush_self(struct node *node)
     return ret;
 }
 
+/* Flush events are what a node does to its file. */
+static void co_flush_event(struct node *node, enum blkdebug_event event)
+{
+    if (node->file) {
+        co_node_debug_event(node->file->child, event);
+    }
+}
+
 int co_node_flush(struct node *node)
 {
     struct edge *edge;
@@ -46,10 +54,10 @@ int co_node_flush(struct node *node)
 
     assert(node->loop == loop_current());
     node->in_flight++;
-    co_request_event(node, BLKDEBUG_EVENT_FLUSH_TO_OS);
+    co_flush_event(node, BLKDEBUG_EVENT_FLUSH_TO_OS);
     ret = co_flush_self(node);
     if (ret == 0) {
-        co_request_event(node, BLKDEBUG_EVENT_FLUSH_TO_DISK);
+        co_flush_event(node, BLKDEBUG_EVENT_FLUSH_TO_DISK);
     }
     LIST_FOREACH (edge, &node->children, in_children) {
         if (ret < 0) {

@@ -276,6 +276,7 @@ int co_request_write_pieces(struct node *node, int64_t offset,
         int64_t n = direct_bytes(node, pos, left, iov, done);
         if (n) {
             struct iov part = iov_slice(iov, done, n);
+            co_request_event(node, BLKDEBUG_EVENT_PWRITEV);
             ret = co_driver_pwritev(node, pos, &part, flags);
             done += n;
             continue;
@@ -289,6 +290,7 @@ int co_request_write_pieces(struct node *node, int64_t offset,
             struct iovec vec;
             struct iov whole = iov_buf(&vec, buf, b.bytes);
             iov_to_buf(iov, done, buf + b.head, b.copy);
+            co_request_event(node, BLKDEBUG_EVENT_PWRITEV);
             ret = co_driver_pwritev(node, b.start, &whole, flags);
         }
         done += b.copy;
@@ -327,11 +329,11 @@ int co_node_pwritev(struct node *node, int64_t offset, const struct iov *iov,
     if (G_UNLIKELY(node->detect_zeroes) && !(flags & REQ_COMPRESSED) &&
         iov_is_zero(iov)) {
         ret = co_write_detected_zeroes(node, offset, bytes, driver_flags);
-    } else {
+    } else if (G_LIKELY(request_fits(node, offset, iov))) {
         co_request_event(node, BLKDEBUG_EVENT_PWRITEV);
-        ret = G_LIKELY(request_fits(node, offset, iov))
-                  ? co_driver_pwritev(node, offset, iov, driver_flags)
-                  : co_request_write_pieces(node, offset, iov, driver_flags);
+        ret = co_driver_pwritev(node, offset, iov, driver_flags);
+    } else {
+        ret = co_request_write_pieces(node, offset, iov, driver_flags);
     }
     co_request_event(node, BLKDEBUG_EVENT_PWRITEV_DONE);
     request_write_done(&req, ret);

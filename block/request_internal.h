@@ -150,12 +150,12 @@ static inline void request_write_done(struct tracked_request *req, int ret)
     dirty_bitmaps_mark(node, req->overlap_offset, req->overlap_bytes);
 }
 
-/* blkdebug can only be here or below. */
+/* A step of a request on node itself, for rules of blkdebug. */
 static inline void co_request_event(struct node *node,
                                     enum blkdebug_event event)
 {
-    if (node->file || node->driver->co_debug_event) {
-        co_node_debug_event(node, event);
+    if (G_UNLIKELY(node->driver->co_debug_event)) {
+        node->driver->co_debug_event(node, event);
     }
 }
 

@@ -92,14 +92,22 @@ static int co_raw_preadv(struct node *node, int64_t offset, int64_t bytes,
                          const struct iov *iov, unsigned flags)
 {
     int ret = to_child(node, &offset, bytes);
-    return ret < 0 ? ret : co_node_preadv(below(node), offset, iov, flags);
+    if (ret < 0) {
+        return ret;
+    }
+    co_node_debug_event(below(node), BLKDEBUG_EVENT_READ_AIO);
+    return co_node_preadv(below(node), offset, iov, flags);
 }
 
 static int co_raw_pwritev(struct node *node, int64_t offset, int64_t bytes,
                           const struct iov *iov, unsigned flags)
 {
     int ret = to_child(node, &offset, bytes);
-    return ret < 0 ? ret : co_node_pwritev(below(node), offset, iov, flags);
+    if (ret < 0) {
+        return ret;
+    }
+    co_node_debug_event(below(node), BLKDEBUG_EVENT_WRITE_AIO);
+    return co_node_pwritev(below(node), offset, iov, flags);
 }
 
 static int co_raw_pwrite_zeroes(struct node *node, int64_t offset,

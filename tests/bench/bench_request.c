@@ -101,7 +101,7 @@ static int by_value(const void *a, const void *b)
 
 static void co_measure(struct bench *x, size_t row)
 {
-    double ns[REPS];
+    double ns[REPS] = {0};
 
     for (int i = 0; i < rows[row].bitmaps; i++) {
         must(dirty_bitmap_new(x->null, NULL, 65536, NULL));

@@ -282,6 +282,29 @@ static void a_file_below_grows_through_it(void **state)
     ram_run(co_grow);
 }
 
+/* raw announces what it does to its file, as formats do. */
+static void co_under_raw(void)
+{
+    g_autoptr(GError) error = NULL;
+    qapi_auto(blockdev_options) o = qapi_blockdev_options_parse(
+        "driver=raw,file.driver=blkdebug,file.image.driver=null-co,"
+        "file.inject-error.0.event=write_aio,file.inject-error.0.once=on,"
+        "file.inject-error.0.iotype=write",
+        &error);
+
+    node = o ? co_node_open(o, &error) : NULL;
+    assert_non_null(node);
+    assert_int_equal(co_read(0), 0);
+    assert_int_equal(co_write(0), -EIO);
+    assert_int_equal(co_write(0), 0);
+    co_node_unref(node);
+}
+
+static void raw_above_announces_reads_and_writes(void **state)
+{
+    ram_run(co_under_raw);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -295,6 +318,7 @@ int main(void)
         cmocka_unit_test(what_makes_no_sense_is_refused),
         cmocka_unit_test(permissions_can_be_taken_and_kept),
         cmocka_unit_test(a_file_below_grows_through_it),
+        cmocka_unit_test(raw_above_announces_reads_and_writes),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

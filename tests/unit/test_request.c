@@ -447,19 +447,40 @@ static void co_note_event(struct node *node, enum blkdebug_event event)
                 : event == BLKDEBUG_EVENT_PWRITEV_RMW_HEAD ? 'h'
                 : event == BLKDEBUG_EVENT_PWRITEV_RMW_TAIL ? 't'
                 : event == BLKDEBUG_EVENT_FLUSH_TO_OS      ? 'f'
+                : event == BLKDEBUG_EVENT_FLUSH_TO_DISK    ? 'F'
                                                            : '-';
 }
 
-static void events_reach_the_first_node_that_wants_them(void **state)
+static void the_steps_of_a_write_are_events(void **state)
 {
     struct ram_node *filter = ram_node_above("filter", DRIVER_FILTER, ram);
 
     ram->driver.co_debug_event = co_note_event;
-    filter->node.limits.request_alignment = 4096;
+    ram->node.limits.request_alignment = 4096;
     run(&filter->node, WRITE, 100, buf, 8000, 0);
-    /* Those of the filter, around those of the node itself. */
-    assert_string_equal(events, "wh-t-w..");
+    run(&filter->node, WRITE, 0, buf, 4096, 0);
+    run(&filter->node, ZEROES, 0, NULL, 4096, 0);
+    /* What a node does to its file, once. */
+    run(&filter->node, FLUSH, 0, NULL, 0, 0);
+    assert_string_equal(events, "h-t-w.w.z.fF");
     ram_node_free(filter);
+}
+
+static void co_tell(void *opaque)
+{
+    co_node_debug_event(opaque, BLKDEBUG_EVENT_PWRITEV_ZERO);
+}
+
+static void an_event_goes_down_to_the_first_that_listens(void **state)
+{
+    struct ram_node *format = ram_node_above("format", DRIVER_FORMAT, ram);
+
+    memset(events, 0, sizeof(events));
+    loop_run_co(loop, co_tell, &format->node);
+    ram->driver.co_debug_event = co_note_event;
+    loop_run_co(loop, co_tell, &format->node);
+    assert_string_equal(events, "z");
+    ram_node_free(format);
 }
 
 /* ---- concurrency ---- */
@@ -595,7 +616,8 @@ int main(void)
         TEST(a_format_does_not_grow_unless_it_says_so),
         TEST(a_failed_growth_does_not_grow),
         TEST(a_write_threshold_is_announced_once),
-        TEST(events_reach_the_first_node_that_wants_them),
+        TEST(the_steps_of_a_write_are_events),
+        TEST(an_event_goes_down_to_the_first_that_listens),
         TEST(random_requests_lose_nothing),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
