@@ -417,6 +417,8 @@ struct virtio_blk *co_virtio_blk_new(const struct virtio_blk_props *props,
         g_free(dev);
         return NULL;
     }
+    dev->old_perm = backend->root->perm;
+    dev->old_shared = backend->root->shared;
     if (!co_backend_set_perm(backend, perm, shared, error)) {
         backend_detach_device(backend);
         g_free(dev);
@@ -463,6 +465,9 @@ void co_virtio_blk_free(struct virtio_blk *dev)
     runstate_listener_remove(&dev->run);
     loop_defer_cancel(dev->loop, &dev->process);
     backend_detach_device(dev->backend);
+    /* Asks for less than before, or for what it had: cannot fail but by the
+     * storage, and then the rights just stay. */
+    co_backend_set_perm(dev->backend, dev->old_perm, dev->old_shared, NULL);
     co_backend_unref(dev->backend);
     for (unsigned i = 0; i < dev->num_queues; i++) {
         virtqueue_destroy(&dev->queues[i].vq);

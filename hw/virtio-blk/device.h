@@ -70,6 +70,7 @@ struct virtio_blk {
     struct runstate_listener run;
     struct co_queue idle; /* waits for in_flight to fall to zero */
     struct guest *guest;
+    unsigned old_perm, old_shared; /* of the backend, to put back */
 };
 
 /* One request: the slot of its chain, so that nothing is allocated for it. */

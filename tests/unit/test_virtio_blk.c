@@ -273,7 +273,11 @@ static void co_device_add(void *opaque)
     assert_int_equal(disk.backend->on_read_error, BLOCKDEV_ON_ERROR_IGNORE);
     co_hw_device_del_all();
 
-    g_autofree char *error = co_try("virtio-blk,drive=disk0,id=onnode");
+    /* On a node: a second writer is refused unless it is shared. */
+    g_autofree char *conflict = co_try("virtio-blk,drive=disk0,id=onnode");
+    assert_non_null(strstr(conflict, "'write'"));
+    g_autofree char *error =
+        co_try("virtio-blk,drive=disk0,id=onnode,share-rw=on");
     assert_string_equal(error, "");
     assert_non_null(virtio_blk_find("onnode", NULL));
     co_hw_device_del_all();
