@@ -17,7 +17,6 @@
 
 #include "aio/loop.h"
 #include "block/graph_int.h"
-#include "block/listener.h"
 #include "block/node_int.h"
 #include "block/request.h"
 #include "util/error.h"
@@ -356,65 +355,4 @@ int co_backend_flush(struct backend *b)
     int64_t start = loop_now_ns(b->graph->loop);
     ret = co_node_flush(b->node);
     return leave_request(b, ACCT_FLUSH, 0, start, ret);
-}
-
-/* ---- error policy ---- */
-
-/* on-error as configured, with AUTO resolved: enospc for writes, report for
- * reads. */
-static enum blockdev_on_error policy(const struct backend *b, bool is_read)
-{
-    enum blockdev_on_error p = is_read ? b->on_read_error : b->on_write_error;
-    if (p == BLOCKDEV_ON_ERROR_AUTO) {
-        return is_read ? BLOCKDEV_ON_ERROR_REPORT : BLOCKDEV_ON_ERROR_ENOSPC;
-    }
-    return p;
-}
-
-enum block_error_action backend_error_action(const struct backend *b,
-                                             bool is_read, int errnum)
-{
-    static const struct {
-        enum block_error_action no_space, other;
-    } table[BLOCKDEV_ON_ERROR__COUNT] = {
-        [BLOCKDEV_ON_ERROR_REPORT] = {BLOCK_ERROR_ACTION_REPORT,
-                                      BLOCK_ERROR_ACTION_REPORT},
-        [BLOCKDEV_ON_ERROR_IGNORE] = {BLOCK_ERROR_ACTION_IGNORE,
-                                      BLOCK_ERROR_ACTION_IGNORE},
-        [BLOCKDEV_ON_ERROR_ENOSPC] = {BLOCK_ERROR_ACTION_STOP,
-                                      BLOCK_ERROR_ACTION_REPORT},
-        [BLOCKDEV_ON_ERROR_STOP] = {BLOCK_ERROR_ACTION_STOP,
-                                    BLOCK_ERROR_ACTION_STOP},
-    };
-    enum blockdev_on_error p = policy(b, is_read);
-    return errnum == ENOSPC ? table[p].no_space : table[p].other;
-}
-
-/* The first error stays visible until it is reset. */
-static void set_io_status(struct backend *b, int errnum)
-{
-    if (b->io_status_enabled && b->io_status == BLOCK_DEVICE_IO_STATUS_OK) {
-        b->io_status = errnum == ENOSPC ? BLOCK_DEVICE_IO_STATUS_NOSPACE
-                                        : BLOCK_DEVICE_IO_STATUS_FAILED;
-    }
-}
-
-void backend_report_error(struct backend *b, enum block_error_action action,
-                          bool is_read, int errnum)
-{
-    assert(errnum > 0);
-    if (action != BLOCK_ERROR_ACTION_STOP) {
-        BLOCK_ANNOUNCE(io_error, b, is_read, action, errnum);
-        return;
-    }
-    /* In this order a query that an event provokes sees what it was about, and
-     * the event comes before the one that says that the guest stopped. */
-    set_io_status(b, errnum);
-    BLOCK_ANNOUNCE(io_error, b, is_read, action, errnum);
-    BLOCK_ANNOUNCE(stop_request, b);
-}
-
-void backend_reset_io_status(struct backend *b)
-{
-    b->io_status = BLOCK_DEVICE_IO_STATUS_OK;
 }

@@ -8,7 +8,8 @@
 extern const struct block_driver driver_blkdebug, driver_copy_before_write,
     driver_file, driver_null_co, driver_raw;
 
-/* clang-format off: one a line, so that a new driver is a line */
+/* One a line, so that a new driver is a line. */
+/* clang-format off */
 const struct block_driver *const block_drivers[] = {
     &driver_blkdebug,
     &driver_copy_before_write,

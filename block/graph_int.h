@@ -13,11 +13,25 @@
 
 /* True if `to` is `from` or can be reached from it downwards. */
 bool graph_reaches(struct node *from, const struct node *to);
+/* Recomputes the limits of node and of all above it. */
+void graph_refresh_limits(struct node *node);
+
+/* Enter edge into the lists of its child and its parent (if it has one), before
+ * next or, if that is NULL, at the end. */
+void edge_link_child(struct edge *edge, struct edge *next);
+void edge_link_parent(struct edge *edge, struct edge *next);
+void edge_unlink(struct edge *edge);
+/* A root that leaves the graph leaves its drained sections as well. */
+void edge_undrain(struct edge *edge);
+void edge_free(struct edge *edge);
+/* false and *error, which names both ends, for a frozen edge. */
+bool edge_check_frozen(const struct edge *edge, GError **error);
+
+/* ---- graph_tx.c ---- */
+
 /* As co_graph_tx_commit(), for a change that only takes users away: if a driver
  * cannot give its permissions back, the change stays nevertheless. */
 void co_graph_tx_commit_forced(struct graph_tx *tx);
-/* Recomputes the limits of node and of all above it. */
-void graph_refresh_limits(struct node *node);
 
 /* ---- perm.c ---- */
 

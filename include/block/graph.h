@@ -60,13 +60,13 @@ struct root_ops {
 
 struct edge {
     struct node *child;
-    struct node *parent;        /* NULL for a root edge */
-    const struct root_ops *ops; /* of a root edge */
-    void *opaque;               /* of a root edge */
-    char *name;                 /* "file", "backing", "target", "root" */
-    unsigned roles;             /* enum child_role */
-    unsigned perm, shared;      /* enum perm */
-    bool frozen;                /* replacing or detaching is refused by name */
+    struct node *parent;         /* NULL for a root edge */
+    const struct root_ops *ops;  /* of a root edge */
+    void *opaque;                /* of a root edge */
+    char *name;                  /* "file", "backing", "target", "root" */
+    unsigned roles;              /* enum child_role */
+    unsigned perm, shared;       /* enum perm */
+    bool frozen;                 /* replacing or detaching is refused by name */
     unsigned drained, drain_due; /* private: of a root edge */
     LIST_ENTRY(edge) in_children, in_parents; /* private */
 };

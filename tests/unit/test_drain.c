@@ -358,7 +358,7 @@ static void co_random_changes_keep_the_counts(void *opaque)
         }
         }
         for (int i = 0; i < NODES; i++) {
-            struct node *seen[NODES];
+            struct node *seen[NODES] = {0};
             unsigned n_seen = 0;
             assert_int_equal(nodes[i]->drained, naive(nodes[i], seen, &n_seen));
         }
