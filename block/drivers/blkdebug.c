@@ -70,7 +70,8 @@ static void happen(struct blkdebug_state *s, enum blkdebug_event event)
         first = false;
         r->armed = true;
     }
-    for (size_t i = 0; i < s->n_state_rules; i++) {
+    /* If several match, the first of them has the last word. */
+    for (size_t i = s->n_state_rules; i-- > 0;) {
         const struct state_rule *r = &s->state_rules[i];
         if (r->event == event && (!r->state || r->state == state)) {
             s->state = r->new_state;

@@ -148,6 +148,30 @@ static void states_count_events(void **state)
     ram_run(co_states);
 }
 
+/* As qemu-io shows: of two rules that match, the first sets the state, and a
+ * rule for the new state is armed only by the next such event. */
+static void co_state_order(void)
+{
+    co_open("set-state.0.event=write_aio,set-state.0.new_state=5,"
+            "set-state.1.event=write_aio,set-state.1.state=5,"
+            "set-state.1.new_state=6,"
+            "inject-error.0.event=write_aio,inject-error.0.state=5,"
+            "inject-error.0.iotype=write,"
+            "inject-error.1.event=read_aio,inject-error.1.state=6");
+    co_node_debug_event(node, BLKDEBUG_EVENT_WRITE_AIO);
+    assert_int_equal(co_write(0), 0);
+    co_node_debug_event(node, BLKDEBUG_EVENT_WRITE_AIO);
+    assert_int_equal(co_write(0), -EIO);
+    co_node_debug_event(node, BLKDEBUG_EVENT_READ_AIO);
+    assert_int_equal(co_read(0), 0);
+    co_close();
+}
+
+static void rules_look_at_the_state_before_the_event(void **state)
+{
+    ram_run(co_state_order);
+}
+
 static void co_replace(void)
 {
     co_open("inject-error.0.event=read_aio,inject-error.0.iotype=read,"
@@ -312,6 +336,7 @@ int main(void)
         cmocka_unit_test(without_event_a_rule_is_armed_at_once),
         cmocka_unit_test(once_and_sector_choose_the_request),
         cmocka_unit_test(states_count_events),
+        cmocka_unit_test(rules_look_at_the_state_before_the_event),
         cmocka_unit_test(rules_of_another_event_take_over),
         cmocka_unit_test(immediately_fails_without_suspending),
         cmocka_unit_test(limits_can_be_set),
