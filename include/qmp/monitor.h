@@ -74,4 +74,8 @@ void monitor_event(enum qapi_event event, const void *data);
  * ends its main loop. */
 void monitors_set_quit(void (*quit)(void *opaque), void *opaque);
 
+/* Lets go of all nodes that blockdev-add made: the end of the program, when
+ * devices and jobs are gone. On the graph's loop; suspends. */
+void co_monitor_close_nodes(void);
+
 #endif

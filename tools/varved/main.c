@@ -16,6 +16,7 @@
 #include "aio/iothread.h"
 #include "aio/loop.h"
 #include "aio/mailbox.h"
+#include "block/job.h"
 #include "qmp/monitor.h"
 #include "util/error.h"
 #include "util/keyval.h"
@@ -128,6 +129,12 @@ static void parse(struct program *p, int argc, char **argv)
     }
 }
 
+static void end_graph(void *opaque)
+{
+    co_jobs_cancel_all();
+    co_monitor_close_nodes();
+}
+
 int main(int argc, char **argv)
 {
     setlocale(LC_ALL, "C.UTF-8");
@@ -156,6 +163,9 @@ int main(int argc, char **argv)
     while (!monitors_stop()) {
         g_main_context_iteration(NULL, TRUE);
     }
+    loop_bind(NULL);
+    loop_call_blocking(iothread_loop(thread), end_graph, NULL);
+    loop_bind(loop);
     monitors_end();
     iothread_free(thread);
     g_source_destroy(source);

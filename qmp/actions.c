@@ -1,0 +1,249 @@
+/*
+ * The kinds of actions that a transaction can have, each with its undo.
+ *
+ * A step applies at once, so that later actions see it: the bitmap that one
+ * action adds can be disabled by the next. Only a removal waits for the commit,
+ * and keeps the bitmap busy until then.
+ */
+#include "transaction.h"
+
+#include "bitmaps.h"
+#include "block/backup.h"
+#include "block/dirty_bitmap.h"
+#include "lookup.h"
+#include "util/error.h"
+
+/* ---- bitmaps ---- */
+
+static struct node *bitmap_node(const char *name)
+{
+    return lookup_below_job_filters(node_lookup(name, name, NULL));
+}
+
+static struct node *add_touches(const struct transaction_action *d)
+{
+    return bitmap_node(d->u.block_dirty_bitmap_add.data->node);
+}
+
+static bool add_prepare(struct action *a, GError **error)
+{
+    a->bitmap = bitmap_add(a->data->u.block_dirty_bitmap_add.data, error);
+    return a->bitmap != NULL;
+}
+
+static void add_abort(struct action *a)
+{
+    dirty_bitmap_free(a->bitmap);
+}
+
+static const struct block_dirty_bitmap *bitmap_args(
+    const struct transaction_action *d)
+{
+    switch (d->type) {
+    case TRANSACTION_ACTION_KIND_BLOCK_DIRTY_BITMAP_REMOVE:
+        return d->u.block_dirty_bitmap_remove.data;
+    case TRANSACTION_ACTION_KIND_BLOCK_DIRTY_BITMAP_CLEAR:
+        return d->u.block_dirty_bitmap_clear.data;
+    case TRANSACTION_ACTION_KIND_BLOCK_DIRTY_BITMAP_ENABLE:
+        return d->u.block_dirty_bitmap_enable.data;
+    default:
+        return d->u.block_dirty_bitmap_disable.data;
+    }
+}
+
+static struct node *change_touches(const struct transaction_action *d)
+{
+    return bitmap_node(bitmap_args(d)->node);
+}
+
+static bool remove_prepare(struct action *a, GError **error)
+{
+    a->bitmap = bitmap_for_removal(bitmap_args(a->data), error);
+    if (a->bitmap) {
+        dirty_bitmap_set_busy(a->bitmap, true);
+    }
+    return a->bitmap != NULL;
+}
+
+static void remove_commit(struct action *a)
+{
+    dirty_bitmap_set_busy(a->bitmap, false);
+    dirty_bitmap_free(a->bitmap);
+}
+
+static void remove_abort(struct action *a)
+{
+    dirty_bitmap_set_busy(a->bitmap, false);
+}
+
+static bool clear_prepare(struct action *a, GError **error)
+{
+    a->bitmap = bitmap_for_change(bitmap_args(a->data), error);
+    if (a->bitmap) {
+        dirty_bitmap_clear(a->bitmap, &a->backup);
+    }
+    return a->bitmap != NULL;
+}
+
+static bool merge_prepare(struct action *a, GError **error)
+{
+    a->bitmap = bitmap_merge(a->data->u.block_dirty_bitmap_merge.data,
+                             &a->backup, error);
+    return a->bitmap != NULL;
+}
+
+static struct node *merge_touches(const struct transaction_action *d)
+{
+    return bitmap_node(d->u.block_dirty_bitmap_merge.data->node);
+}
+
+static void drop_backup(struct action *a)
+{
+    if (a->backup) {
+        hbitmap_free(a->backup);
+    }
+}
+
+static void restore_backup(struct action *a)
+{
+    if (a->backup) {
+        dirty_bitmap_restore(a->bitmap, a->backup);
+    }
+}
+
+static bool enable_prepare(struct action *a, GError **error)
+{
+    a->bitmap = bitmap_for_change(bitmap_args(a->data), error);
+    if (a->bitmap) {
+        a->was_disabled = a->bitmap->disabled;
+        dirty_bitmap_enable(a->bitmap);
+    }
+    return a->bitmap != NULL;
+}
+
+static bool disable_prepare(struct action *a, GError **error)
+{
+    a->bitmap = bitmap_for_change(bitmap_args(a->data), error);
+    if (a->bitmap) {
+        a->was_disabled = a->bitmap->disabled;
+        dirty_bitmap_disable(a->bitmap);
+    }
+    return a->bitmap != NULL;
+}
+
+static void switch_abort(struct action *a)
+{
+    if (a->was_disabled) {
+        dirty_bitmap_disable(a->bitmap);
+    } else {
+        dirty_bitmap_enable(a->bitmap);
+    }
+}
+
+/* ---- jobs ---- */
+
+static bool blockdev_backup_prepare(struct action *a, GError **error)
+{
+    a->job = co_blockdev_backup_prepare(a->data->u.blockdev_backup.data,
+                                        a->group, error);
+    return a->job != NULL;
+}
+
+static struct node *blockdev_backup_touches(const struct transaction_action *d)
+{
+    return backup_drain_node(d->u.blockdev_backup.data->device, NULL);
+}
+
+static bool drive_backup_prepare(struct action *a, GError **error)
+{
+    a->job =
+        co_drive_backup_prepare(a->data->u.drive_backup.data, a->group, error);
+    return a->job != NULL;
+}
+
+static struct node *drive_backup_touches(const struct transaction_action *d)
+{
+    return backup_drain_node(d->u.drive_backup.data->device, NULL);
+}
+
+static void backup_commit(struct action *a)
+{
+    job_start(a->job);
+}
+
+static void backup_abort(struct action *a)
+{
+    co_job_abort_created(a->job);
+}
+
+/* ---- */
+
+static bool abort_prepare(struct action *a, GError **error)
+{
+    return error_set(error, "Transaction aborted using Abort action");
+}
+
+const struct action_ops action_table[] = {
+    [TRANSACTION_ACTION_KIND_ABORT] =
+        {
+            .co_prepare = abort_prepare,
+            .jobs = true,
+        },
+    [TRANSACTION_ACTION_KIND_BLOCK_DIRTY_BITMAP_ADD] =
+        {
+            .touches = add_touches,
+            .co_prepare = add_prepare,
+            .co_abort = add_abort,
+        },
+    [TRANSACTION_ACTION_KIND_BLOCK_DIRTY_BITMAP_REMOVE] =
+        {
+            .touches = change_touches,
+            .co_prepare = remove_prepare,
+            .co_commit = remove_commit,
+            .co_abort = remove_abort,
+        },
+    [TRANSACTION_ACTION_KIND_BLOCK_DIRTY_BITMAP_CLEAR] =
+        {
+            .touches = change_touches,
+            .co_prepare = clear_prepare,
+            .co_commit = drop_backup,
+            .co_abort = restore_backup,
+        },
+    [TRANSACTION_ACTION_KIND_BLOCK_DIRTY_BITMAP_ENABLE] =
+        {
+            .touches = change_touches,
+            .co_prepare = enable_prepare,
+            .co_abort = switch_abort,
+        },
+    [TRANSACTION_ACTION_KIND_BLOCK_DIRTY_BITMAP_DISABLE] =
+        {
+            .touches = change_touches,
+            .co_prepare = disable_prepare,
+            .co_abort = switch_abort,
+        },
+    [TRANSACTION_ACTION_KIND_BLOCK_DIRTY_BITMAP_MERGE] =
+        {
+            .touches = merge_touches,
+            .co_prepare = merge_prepare,
+            .co_commit = drop_backup,
+            .co_abort = restore_backup,
+        },
+    [TRANSACTION_ACTION_KIND_BLOCKDEV_BACKUP] =
+        {
+            .touches = blockdev_backup_touches,
+            .co_prepare = blockdev_backup_prepare,
+            .co_commit = backup_commit,
+            .co_abort = backup_abort,
+            .jobs = true,
+        },
+    [TRANSACTION_ACTION_KIND_DRIVE_BACKUP] =
+        {
+            .touches = drive_backup_touches,
+            .co_prepare = drive_backup_prepare,
+            .co_commit = backup_commit,
+            .co_abort = backup_abort,
+            .jobs = true,
+        },
+};
+G_STATIC_ASSERT(G_N_ELEMENTS(action_table) ==
+                TRANSACTION_ACTION_KIND_DRIVE_BACKUP + 1);

@@ -1,0 +1,218 @@
+/*
+ * Commands on dirty bitmaps: bitmaps.json.
+ */
+#include "bitmaps.h"
+
+#include "block/dirty_bitmap.h"
+#include "lookup.h"
+#include "qmp/commands.h"
+#include "qmp/visit.h"
+#include "util/error.h"
+
+/* ---- steps ---- */
+
+static int64_t default_granularity(struct node *node)
+{
+    struct node_info info = {0};
+
+    /* A node that does not know has no clusters. */
+    int ret = co_node_get_info(node, &info);
+    return dirty_bitmap_default_granularity(ret < 0 ? 0 : info.cluster_size);
+}
+
+struct dirty_bitmap *bitmap_add(const struct block_dirty_bitmap_add *args,
+                                GError **error)
+{
+    struct node *node =
+        lookup_below_job_filters(node_lookup(args->node, args->node, error));
+
+    if (!node) {
+        return NULL;
+    }
+    if (args->has_persistent && args->persistent && *args->name) {
+        error_set(error,
+                  "Can't store persistent bitmaps to %s: Operation not "
+                  "supported",
+                  node->name);
+        return NULL;
+    }
+    int64_t granularity = args->has_granularity ? (int64_t)args->granularity
+                                                : default_granularity(node);
+    struct dirty_bitmap *b =
+        dirty_bitmap_new(node, args->name, granularity, error);
+    if (b && args->has_disabled && args->disabled) {
+        dirty_bitmap_disable(b);
+    }
+    return b;
+}
+
+static struct dirty_bitmap *lookup(const struct block_dirty_bitmap *args,
+                                   unsigned refuse, GError **error)
+{
+    struct dirty_bitmap *b =
+        dirty_bitmap_lookup(args->node, args->name, NULL, error);
+
+    return b && dirty_bitmap_check(b, refuse, error) ? b : NULL;
+}
+
+struct dirty_bitmap *bitmap_for_change(const struct block_dirty_bitmap *args,
+                                       GError **error)
+{
+    return lookup(args, REFUSE_DEFAULT, error);
+}
+
+struct dirty_bitmap *bitmap_for_removal(const struct block_dirty_bitmap *args,
+                                        GError **error)
+{
+    return lookup(args, REFUSE_BUSY | REFUSE_READONLY, error);
+}
+
+/* The i-th source, looked for in the target's node if it is only a name. */
+static struct dirty_bitmap *merge_source(
+    const struct block_dirty_bitmap_merge *args, size_t i, GError **error)
+{
+    const struct block_dirty_bitmap_or_str *source = args->bitmaps.items[i];
+
+    if (source->kind == QAPI_KIND_STRING) {
+        return dirty_bitmap_lookup(args->node, source->u.local, NULL, error);
+    }
+    return dirty_bitmap_lookup(source->u.external.node, source->u.external.name,
+                               NULL, error);
+}
+
+struct dirty_bitmap *bitmap_merge(const struct block_dirty_bitmap_merge *args,
+                                  struct hbitmap **backup, GError **error)
+{
+    struct hbitmap *before = NULL;
+    struct dirty_bitmap *target =
+        dirty_bitmap_lookup(args->node, args->target, NULL, error);
+
+    if (!target || !dirty_bitmap_check(target, REFUSE_DEFAULT, error)) {
+        return NULL;
+    }
+    for (size_t i = 0; i < args->bitmaps.n; i++) {
+        struct dirty_bitmap *source = merge_source(args, i, error);
+        if (!source || !dirty_bitmap_merge(target, source,
+                                           before ? NULL : &before, error)) {
+            if (before) {
+                dirty_bitmap_restore(target, before);
+            }
+            return NULL;
+        }
+    }
+    if (backup) {
+        *backup = before;
+    } else if (before) {
+        hbitmap_free(before);
+    }
+    return target;
+}
+
+/* ---- commands ---- */
+
+static bool add_visit(const void *args, void *result, GError **error)
+{
+    return bitmap_add(args, error) != NULL;
+}
+
+bool qmp_block_dirty_bitmap_add(const struct block_dirty_bitmap_add *args,
+                                GError **errp)
+{
+    return co_visit_change(add_visit, args, NULL, errp);
+}
+
+static bool remove_visit(const void *args, void *result, GError **error)
+{
+    struct dirty_bitmap *b = bitmap_for_removal(args, error);
+
+    if (b) {
+        dirty_bitmap_free(b);
+    }
+    return b != NULL;
+}
+
+bool qmp_block_dirty_bitmap_remove(const struct block_dirty_bitmap *args,
+                                   GError **errp)
+{
+    return co_visit_change(remove_visit, args, NULL, errp);
+}
+
+static bool clear_visit(const void *args, void *result, GError **error)
+{
+    struct dirty_bitmap *b = bitmap_for_change(args, error);
+
+    if (b) {
+        dirty_bitmap_clear(b, NULL);
+    }
+    return b != NULL;
+}
+
+bool qmp_block_dirty_bitmap_clear(const struct block_dirty_bitmap *args,
+                                  GError **errp)
+{
+    return co_visit_change(clear_visit, args, NULL, errp);
+}
+
+static bool enable_visit(const void *args, void *result, GError **error)
+{
+    struct dirty_bitmap *b = bitmap_for_change(args, error);
+
+    if (b) {
+        dirty_bitmap_enable(b);
+    }
+    return b != NULL;
+}
+
+bool qmp_block_dirty_bitmap_enable(const struct block_dirty_bitmap *args,
+                                   GError **errp)
+{
+    return co_visit_change(enable_visit, args, NULL, errp);
+}
+
+static bool disable_visit(const void *args, void *result, GError **error)
+{
+    struct dirty_bitmap *b = bitmap_for_change(args, error);
+
+    if (b) {
+        dirty_bitmap_disable(b);
+    }
+    return b != NULL;
+}
+
+bool qmp_block_dirty_bitmap_disable(const struct block_dirty_bitmap *args,
+                                    GError **errp)
+{
+    return co_visit_change(disable_visit, args, NULL, errp);
+}
+
+static bool merge_visit(const void *args, void *result, GError **error)
+{
+    return bitmap_merge(args, NULL, error) != NULL;
+}
+
+bool qmp_block_dirty_bitmap_merge(const struct block_dirty_bitmap_merge *args,
+                                  GError **errp)
+{
+    return co_visit_change(merge_visit, args, NULL, errp);
+}
+
+static bool sha256_visit(const void *opaque, void *result, GError **error)
+{
+    const struct block_dirty_bitmap *args = opaque;
+    struct block_dirty_bitmap_sha256 *out = result;
+    struct dirty_bitmap *b =
+        dirty_bitmap_lookup(args->node, args->name, NULL, error);
+
+    out->sha256 = b ? dirty_bitmap_sha256(b, error) : NULL;
+    return out->sha256 != NULL;
+}
+
+struct block_dirty_bitmap_sha256 *qmp_x_debug_block_dirty_bitmap_sha256(
+    const struct block_dirty_bitmap *args, GError **errp)
+{
+    qapi_auto(block_dirty_bitmap_sha256) out =
+        g_new0(struct block_dirty_bitmap_sha256, 1);
+
+    return co_visit(sha256_visit, args, out, errp) ? g_steal_pointer(&out)
+                                                   : NULL;
+}

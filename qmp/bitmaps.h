@@ -1,0 +1,29 @@
+/*
+ * The steps of the dirty bitmap commands, for the commands and for transaction
+ * actions alike. On the graph's loop, with graph->change_lock held.
+ */
+#ifndef VARVE_QMP_BITMAPS_H
+#define VARVE_QMP_BITMAPS_H
+
+#include <glib.h>
+#include <stdbool.h>
+#include "qapi/types.h"
+
+struct dirty_bitmap;
+struct hbitmap;
+
+/* NULL and *error, or the new bitmap. */
+struct dirty_bitmap *bitmap_add(const struct block_dirty_bitmap_add *args,
+                                GError **error);
+/* The bitmap that args name, if it may be changed. */
+struct dirty_bitmap *bitmap_for_change(const struct block_dirty_bitmap *args,
+                                       GError **error);
+/* The same, if it may be removed: an inconsistent one may. */
+struct dirty_bitmap *bitmap_for_removal(const struct block_dirty_bitmap *args,
+                                        GError **error);
+/* All sources into the target, or none: *backup (may be NULL) receives the
+ * target's old bits. Returns the target. */
+struct dirty_bitmap *bitmap_merge(const struct block_dirty_bitmap_merge *args,
+                                  struct hbitmap **backup, GError **error);
+
+#endif

@@ -1,0 +1,146 @@
+/*
+ * Commands that make, remove and resize nodes: block-core.json.
+ */
+#include "block/backend.h"
+#include "block/graph.h"
+#include "block/request.h"
+#include "qmp/commands.h"
+#include "qmp/monitor.h"
+#include "qmp/visit.h"
+#include "util/error.h"
+
+static bool add_visit(const void *args, void *result, GError **error)
+{
+    const struct blockdev_options *options = args;
+
+    if (!options->node_name) {
+        return error_set(error,
+                         "'node-name' must be specified for the root node");
+    }
+    struct node *node = co_node_open(options, error);
+    if (!node) {
+        return false;
+    }
+    /* The reference is the monitor's now. */
+    node->monitor_owned = true;
+    return true;
+}
+
+bool qmp_blockdev_add(const struct blockdev_options *args, GError **errp)
+{
+    return co_visit_change(add_visit, args, NULL, errp);
+}
+
+static bool used_by_backend(const struct node *node)
+{
+    struct backend *b;
+
+    TAILQ_FOREACH (b, &node->graph->backends, link) {
+        if (b->node == node) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static bool del_visit(const void *args, void *result, GError **error)
+{
+    const struct blockdev_del_args *a = args;
+    struct node *node = node_find(a->node_name, error);
+
+    if (!node) {
+        return false;
+    }
+    if (used_by_backend(node)) {
+        return error_set(error, "Node %s is in use", node->name);
+    }
+    if (!node->monitor_owned) {
+        return error_set(error, "Node %s is not owned by the monitor",
+                         node->name);
+    }
+    if (node->refs > 1) {
+        return error_set(error, "Block device %s is in use", node->name);
+    }
+    node->monitor_owned = false;
+    co_node_unref(node);
+    return true;
+}
+
+bool qmp_blockdev_del(const struct blockdev_del_args *args, GError **errp)
+{
+    return co_visit_change(del_visit, args, NULL, errp);
+}
+
+void co_monitor_close_nodes(void)
+{
+    struct graph *graph = graph_current();
+    struct node *node;
+
+    co_mutex_lock(&graph->change_lock);
+    /* Closing one may close others: begin anew after each, youngest first, so
+     * that parents go before their children. */
+    do {
+        TAILQ_FOREACH_REVERSE(node, &graph->nodes, node_list, link)
+        {
+            if (node->monitor_owned) {
+                node->monitor_owned = false;
+                co_node_unref(node);
+                break;
+            }
+        }
+    } while (node);
+    co_mutex_unlock(&graph->change_lock);
+}
+
+static bool resize_visit(const void *args, void *result, GError **error)
+{
+    const struct block_resize_args *a = args;
+    struct node *node = node_lookup(a->device, a->node_name, error);
+
+    if (!node) {
+        return false;
+    }
+    if (a->size < 0) {
+        return error_set(error, "Parameter 'size' expects a >0 size");
+    }
+    /* Whoever relies on the length says so by not sharing this permission. */
+    struct backend *backend =
+        co_backend_new(NULL, node, PERM_RESIZE, PERM_ALL, error);
+    if (!backend) {
+        return false;
+    }
+    co_drain_begin(node);
+    bool ok =
+        co_node_truncate(node, a->size, false, PREALLOC_MODE_OFF, 0, error);
+    co_drain_end(node);
+    co_backend_unref(backend);
+    return ok;
+}
+
+bool qmp_block_resize(const struct block_resize_args *args, GError **errp)
+{
+    return co_visit_change(resize_visit, args, NULL, errp);
+}
+
+static bool threshold_visit(const void *args, void *result, GError **error)
+{
+    const struct block_set_write_threshold_args *a = args;
+    struct node *node = node_lookup(a->node_name, a->node_name, NULL);
+
+    if (!node) {
+        return error_set_class(error, ERROR_DEVICE_NOT_FOUND,
+                               "Device '%s' not found", a->node_name);
+    }
+    if (a->write_threshold > INT64_MAX) {
+        return error_set(error, "Parameter 'write-threshold' expects an offset "
+                                "below 2^63");
+    }
+    node->write_threshold = (int64_t)a->write_threshold;
+    return true;
+}
+
+bool qmp_block_set_write_threshold(
+    const struct block_set_write_threshold_args *args, GError **errp)
+{
+    return co_visit(threshold_visit, args, NULL, errp);
+}
