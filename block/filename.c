@@ -124,6 +124,16 @@ char *node_json_filename(struct node *node)
     return o ? qapi_blockdev_options_to_filename(o) : g_strdup("");
 }
 
+static bool shows_child_name(const struct node *node)
+{
+    if (!node->options || node_is_filter(node)) {
+        return true;
+    }
+    /* A plain name is opened with a format on top; a json: name is not. */
+    return !has_strong_options(node) &&
+           !g_str_has_prefix(node->file->child->filename, "json:");
+}
+
 void node_refresh_filename(struct node *node)
 {
     struct edge *e;
@@ -135,8 +145,7 @@ void node_refresh_filename(struct node *node)
         node->driver->refresh_filename(node);
         return;
     }
-    if (node->file &&
-        (!node->options || node_is_filter(node) || !has_strong_options(node))) {
+    if (node->file && shows_child_name(node)) {
         name = g_strdup(node->file->child->filename);
     } else if (node->options && (node->file || !*node->filename)) {
         name = node_json_filename(node);

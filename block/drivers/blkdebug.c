@@ -366,6 +366,13 @@ static int co_blkdebug_block_status(struct node *node, bool want_zero,
     return ret;
 }
 
+/* Not the child's: what is between them matters. */
+static void blkdebug_refresh_filename(struct node *node)
+{
+    g_free(node->filename);
+    node->filename = node_json_filename(node);
+}
+
 const struct block_driver driver_blkdebug = {
     .name = "blkdebug",
     .kind = DRIVER_FILTER,
@@ -381,6 +388,7 @@ const struct block_driver driver_blkdebug = {
     .co_flush = co_blkdebug_flush,
     .co_block_status = co_blkdebug_block_status,
     .refresh_limits = blkdebug_refresh_limits,
+    .refresh_filename = blkdebug_refresh_filename,
     .child_perm = blkdebug_child_perm,
     .co_debug_event = co_blkdebug_event,
 };

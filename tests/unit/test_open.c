@@ -333,7 +333,8 @@ static void co_json_names(void *opaque)
         {"driver=null-co,size=512,latency-ns=5,read-only=on",
          "json:{\"driver\":\"null-co\",\"size\":512}"},
         {"driver=raw,file=nu,cache.direct=on,node-name=x",
-         "json:{\"driver\":\"null-co\",\"size\":1024}"},
+         "json:{\"driver\":\"raw\",\"file\":{\"driver\":\"null-co\","
+         "\"size\":1024}}"},
         {"driver=raw,size=512,file=nu,discard=unmap",
          "json:{\"driver\":\"raw\",\"file\":{\"driver\":\"null-co\",\"size\":"
          "1024},\"size\":512}"},
@@ -441,6 +442,27 @@ static void co_backing_loop_is_refused(void *opaque)
     co_node_unref(top);
 }
 
+static void co_endless_chain_is_refused(void *opaque)
+{
+    struct node *nodes[200];
+    GError *error = NULL;
+    for (int i = 0; i < 200; i++) {
+        nodes[i] = co_fake_node(NULL, 512);
+        nodes[i]->opened_for = i ? nodes[i - 1] : NULL;
+    }
+    nodes[199]->backing_filename = g_strdup("/nosuch");
+    assert_false(co_node_open_backing(nodes[199], NULL, &error));
+    assert_error(&error, "Could not open backing file: Backing chain is longer "
+                         "than 200 images");
+    nodes[198]->backing_filename = g_strdup("/nosuch");
+    assert_false(co_node_open_backing(nodes[198], NULL, &error));
+    assert_error(&error, "Could not open backing file: Could not open "
+                         "'/nosuch': No such file or directory");
+    for (int i = 0; i < 200; i++) {
+        co_node_unref(nodes[i]);
+    }
+}
+
 /* ---- queries ---- */
 
 static void co_query(void *opaque)
@@ -498,6 +520,7 @@ OPEN_TEST(json_names)
 OPEN_TEST(backing_names)
 OPEN_TEST(backing_options)
 OPEN_TEST(backing_loop_is_refused)
+OPEN_TEST(endless_chain_is_refused)
 OPEN_TEST(query)
 
 int main(void)
@@ -518,6 +541,7 @@ int main(void)
         cmocka_unit_test(backing_names),
         cmocka_unit_test(backing_options),
         cmocka_unit_test(backing_loop_is_refused),
+        cmocka_unit_test(endless_chain_is_refused),
         cmocka_unit_test(query),
         cmocka_unit_test(drivers_are_sorted),
     };
