@@ -116,10 +116,15 @@ void virtio_blk_kick(struct virtio_blk *dev, unsigned index);
 /* Any device of the current graph, or NULL. */
 struct virtio_blk *virtio_blk_any(void);
 
-/* ---- between device.c, config.c and request.c ---- */
+/* ---- between the files of the device ---- */
 
 /* A violation by the driver (2.1.2): stops everything until a reset. */
 void virtio_blk_break(struct virtio_blk *dev, const char *reason);
+/* Stops everything; the reset is over when no request is in flight. */
+void virtio_blk_reset(struct virtio_blk *dev);
+/* Sets up what the loop and the run state call. */
+void virtio_blk_init_hooks(struct virtio_blk *dev);
+extern const struct backend_device_ops virtio_blk_backend_ops;
 /* The end of a request: gives the chain back and counts. */
 void virtio_blk_end(struct virtio_blk_req *req, uint32_t written);
 /* Parses a popped chain and runs it. */

@@ -29,9 +29,10 @@ struct guest {
     struct loop *loop;
     struct guest_queue *queues;
     unsigned num_queues, next_queue;
-    bool broken;  /* the device wants a reset, or goes away */
-    bool running; /* the virtual machine runs */
-    int64_t now;  /* the clock, read once a batch */
+    bool attached; /* hears of completions */
+    bool broken;   /* the device wants a reset, or goes away */
+    bool running;  /* the virtual machine runs */
+    int64_t now;   /* the clock, read once a batch */
     int64_t disk_bytes;
     uint32_t logical_bytes;
     uint32_t max_discard_sectors, max_zeroes_sectors;
@@ -48,7 +49,8 @@ struct guest {
     /* towards the device */
     struct virtio_blk *dev;
     struct loop *dev_loop;
-    int kick_fd, call_fd; /* threaded; else -1 */
+    struct co_mutex reset_lock; /* on its loop: one reset at a time */
+    int kick_fd, call_fd;       /* threaded; else -1 */
     struct deferred config;
     struct runstate_listener run;
     int ram_fd;
@@ -70,6 +72,12 @@ void guest_put_segment(struct guest_slot *slot, int64_t offset, int64_t bytes,
                        bool unmap);
 /* Why the guest cannot issue requests; NULL if it can. */
 const char *guest_obstacle(const struct guest *g);
+
+/* ---- guest_request.c ---- */
+
+/* Ends all waits of single requests with status; a slot that is in flight stays
+ * with its queue until the device returns it. */
+void guest_abandon_pending(struct guest *g, enum guest_status status);
 
 /* ---- guest_workload.c ---- */
 

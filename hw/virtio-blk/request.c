@@ -32,12 +32,19 @@ static bool disk_range(const struct virtio_blk *dev, uint64_t sector,
            range_within(*offset, bytes, dev->length);
 }
 
+/* The guest's mistake: no matter for werror and rerror. */
+static int refuse(struct virtio_blk *dev, enum acct_op op)
+{
+    dev->backend->acct[op].invalid++;
+    return VIRTIO_BLK_S_IOERR;
+}
+
 static int co_do_in(struct virtio_blk *dev, struct virtio_blk_req *req)
 {
     int64_t offset;
 
     if (!disk_range(dev, req->sector, req->data.bytes, &offset)) {
-        return VIRTIO_BLK_S_IOERR;
+        return refuse(dev, ACCT_READ);
     }
     return co_backend_preadv(dev->backend, offset, &req->data, 0);
 }
@@ -49,7 +56,7 @@ static int co_do_out(struct virtio_blk *dev, struct virtio_blk_req *req)
     /* 5.2.6.2: a read-only device fails writes and writes nothing. */
     if (dev->backend->read_only ||
         !disk_range(dev, req->sector, req->data.bytes, &offset)) {
-        return VIRTIO_BLK_S_IOERR;
+        return refuse(dev, ACCT_WRITE);
     }
     return co_backend_pwritev(dev->backend, offset, &req->data, 0);
 }
@@ -124,6 +131,9 @@ static int co_do_segments(struct virtio_blk *dev, struct virtio_blk_req *req)
     }
     for (size_t i = 0; i < n; i++) {
         ret = segment_at(dev, req, i, max_sectors, &segments[i]);
+        if (ret == VIRTIO_BLK_S_IOERR) {
+            return refuse(dev, discard ? ACCT_UNMAP : ACCT_WRITE);
+        }
         if (ret) {
             return ret;
         }
