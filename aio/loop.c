@@ -124,10 +124,19 @@ int64_t loop_now_ns(struct loop *loop)
     return loop->clock == LOOP_CLOCK_REAL ? loop_real_ns() : loop->simulated_ns;
 }
 
+int64_t loop_stamp_ns(struct loop *loop)
+{
+    if (!loop->stamp_ns) {
+        loop->stamp_ns = loop_now_ns(loop);
+    }
+    return loop->stamp_ns;
+}
+
 void loop_clock_advance(struct loop *loop, int64_t ns)
 {
     assert(loop->clock == LOOP_CLOCK_SIMULATED && ns >= 0);
     loop->simulated_ns += ns;
+    loop->stamp_ns = 0;
 }
 
 int64_t loop_timeout_ns(struct loop *loop)
@@ -250,6 +259,7 @@ bool loop_pass(struct loop *loop, bool block)
     assert(!co_self() && !loop->in_pass);
     loop_tls = loop;
     loop->in_pass = true;
+    loop->stamp_ns = 0;
     if (loop->armed) {
         loop_disarm(loop);
     }

@@ -230,6 +230,7 @@ out:
         g_error("%s: epoll_wait: %s", loop->name, g_strerror(errno));
     }
     loop->last_epoll_ns = loop->poll_hooks ? loop_real_ns() : 0;
+    loop->stamp_ns = 0;
     return MAX(n, 0);
 }
 

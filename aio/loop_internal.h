@@ -47,6 +47,7 @@ struct loop {
 
     enum loop_clock clock;
     int64_t simulated_ns;
+    int64_t stamp_ns; /* of this round of work; 0 = not asked for yet */
     char *name;
     void *slots[LOOP_SLOT_COUNT];
     void (*slot_destroy[LOOP_SLOT_COUNT])(void *value);

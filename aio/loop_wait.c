@@ -72,6 +72,7 @@ bool loop_poll_hooks(struct loop *loop)
 {
     bool any = false;
 
+    loop->stamp_ns = 0;
     for (struct loop_hook *h = loop->hooks; h; h = loop->hook_cursor) {
         loop->hook_cursor = h->next;
         if (h->poll && h->poll(h->opaque)) {

@@ -51,6 +51,9 @@ GSource *loop_attach_glib(struct loop *loop, GMainContext *context);
 
 /* ---- clock ---- */
 int64_t loop_now_ns(struct loop *loop);
+/* The same, but read at most once in a round of work (what one wake-up or poll
+ * brought): nearly free, and as old as the round has taken so far. */
+int64_t loop_stamp_ns(struct loop *loop);
 /* Simulated clock only: moves time on; timers fire in the next pass. */
 void loop_clock_advance(struct loop *loop, int64_t ns);
 

@@ -568,6 +568,28 @@ static void slots_are_destroyed_with_the_loop(void **state)
     assert_ptr_equal(loop_current(), outer);
 }
 
+/* ---- clock ---- */
+
+static int64_t stamps[3];
+
+static void take_stamps(void *opaque)
+{
+    stamps[0] = loop_stamp_ns(loop);
+    while (loop_now_ns(loop) <= stamps[0]) {
+    }
+    stamps[1] = loop_stamp_ns(loop);
+    co_pause();
+    stamps[2] = loop_stamp_ns(loop);
+}
+
+static void a_stamp_stays_for_one_round(void **state)
+{
+    loop_run_co(loop, take_stamps, NULL);
+    assert_true(stamps[0] > 0);
+    assert_true(stamps[1] == stamps[0]);
+    assert_true(stamps[2] > stamps[1]);
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
 #define TEST_REAL(name) \
     cmocka_unit_test_setup_teardown(name, set_up_real, tear_down)
@@ -591,6 +613,7 @@ int main(void)
         TEST_REAL(glib_drives_an_attached_loop),
         TEST_REAL(run_ends_at_quit),
         TEST_REAL(run_co_returns_when_the_coroutine_ended),
+        TEST_REAL(a_stamp_stays_for_one_round),
         TEST_REAL(slots_are_destroyed_with_the_loop),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
