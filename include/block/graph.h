@@ -32,7 +32,8 @@ struct graph {
     unsigned drain_all;            /* private: open ones of the whole graph */
     struct co_mutex change_lock;   /* one graph-changing command at a time */
     uint64_t next_node_number;     /* private: for generated names */
-    uint64_t visit;                /* private: number of the last graph walk */
+    int64_t last_ns; /* private: when a request last ended in this round */
+    uint64_t visit;  /* private: number of the last graph walk */
 };
 
 /* The graph of the current loop; made at first use. */
