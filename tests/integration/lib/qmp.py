@@ -69,8 +69,8 @@ class Qmp:
         deadline = time.monotonic() + (self.timeout if timeout is None
                                        else timeout)
         while b"\n" not in self.buffer:
-            left = deadline - time.monotonic()
-            if left < 0 or not select.select([self.socket], [], [], left)[0]:
+            left = max(deadline - time.monotonic(), 0)
+            if not select.select([self.socket], [], [], left)[0]:
                 raise QmpTimeout(f"no message; half of one: {self.buffer!r}")
             try:
                 data = self.socket.recv(1 << 20)
