@@ -1,0 +1,368 @@
+/*
+ * Writes to clusters that cannot be overwritten as they are.
+ *
+ * Such a write takes new clusters, fills them (the guest's data, and around
+ * them what was visible before), and only then sets the L2 entries, in one step
+ * without suspension. Until that step it is on the list of allocations in
+ * flight: whoever wants the same guest clusters waits, everybody else goes on
+ * side by side. A failure gives the clusters back; the mapping is as before.
+ *
+ * A cluster that reads as zeroes but has a place in the file is filled there.
+ *
+ * What is left of a new cluster around the data is not written where it has to
+ * be zero and the file has never been written there. Runs on the node's loop.
+ */
+#include "block/drivers/qcow2/qcow2.h"
+
+#include <endian.h>
+#include <errno.h>
+#include <inttypes.h>
+#include <string.h>
+
+/* Up to here copying the data beats a second read of the old content. */
+#define MERGE_MAX (16 * 1024)
+
+/* The write that is being worked on. */
+struct alloc_write {
+    struct qcow2 *s;
+    struct allocation a;
+    int64_t host; /* byte offset of the first cluster */
+    bool reuse;   /* the clusters are the old, zeroed ones */
+    bool fresh;   /* the clusters read as zeroes as long as nobody writes */
+    int64_t head, tail; /* bytes around the data in the clusters */
+    bool head_zero, tail_zero;
+};
+
+/* ---- allocations in flight ----------------------------------------------- */
+
+/* The one that begins first among those in [offset, end). */
+static struct allocation *first_conflict(struct qcow2 *s, int64_t offset,
+                                         int64_t end)
+{
+    struct allocation *a, *first = NULL;
+
+    TAILQ_FOREACH (a, &s->allocations, link) {
+        if (a->offset < end && offset < a->end &&
+            (!first || a->offset < first->offset)) {
+            first = a;
+        }
+    }
+    return first;
+}
+
+bool co_qcow2_wait_allocation(struct qcow2 *s, int64_t offset, int64_t bytes)
+{
+    struct allocation *a = first_conflict(s, offset, offset + bytes);
+
+    if (!a) {
+        return false;
+    }
+    co_queue_wait(&a->waiters);
+    return true;
+}
+
+static void allocation_end(struct alloc_write *w)
+{
+    TAILQ_REMOVE(&w->s->allocations, &w->a, link);
+    co_queue_wake_all(&w->a.waiters);
+}
+
+/* ---- which clusters, and how --------------------------------------------- */
+
+static bool reusable(const struct mapping *m)
+{
+    return m->type == CLUSTER_ZERO_ALLOC && m->copied;
+}
+
+static bool reads_zero(const struct qcow2 *s, const struct mapping *m,
+                       int64_t offset)
+{
+    return m->type == CLUSTER_ZERO_PLAIN || m->type == CLUSTER_ZERO_ALLOC ||
+           (m->type == CLUSTER_UNALLOCATED && !qcow2_backing_covers(s, offset));
+}
+
+/* How many entries from the first on are to be treated like it; what is around
+ * the data in the first and the last. 0: the first can be written in place. */
+static unsigned classify(struct alloc_write *w, const uint64_t *entries,
+                         unsigned max)
+{
+    struct qcow2 *s = w->s;
+    struct mapping m;
+    unsigned n;
+
+    for (n = 0; n < max; n++) {
+        qcow2_decode_entry(s, be64toh(entries[n]), &m);
+        if (n == 0) {
+            w->reuse = reusable(&m);
+            w->host = m.host;
+        }
+        if ((m.type == CLUSTER_NORMAL && m.copied) ||
+            reusable(&m) != w->reuse ||
+            (w->reuse && m.host != w->host + n * s->cluster_size)) {
+            break;
+        }
+    }
+    return n;
+}
+
+static bool entry_reads_zero(struct qcow2 *s, uint64_t entry, int64_t offset)
+{
+    struct mapping m;
+
+    qcow2_decode_entry(s, be64toh(entry), &m);
+    return reads_zero(s, &m, offset);
+}
+
+/* Puts the write on the list with as many clusters as can be had at once. 1:
+ * map again; what there was has changed. */
+static int co_begin(struct alloc_write *w, int64_t offset, int64_t bytes)
+{
+    struct qcow2 *s = w->s;
+    struct meta_entry *slice;
+
+    int ret = co_qcow2_slice_for_write(s, offset, &slice);
+    if (ret < 0) {
+        return ret;
+    }
+    int64_t start = align_down(offset, s->cluster_size);
+    int64_t slice_end =
+        align_down(offset, qcow2_slice_bytes(s)) + qcow2_slice_bytes(s);
+    int64_t end = min_i64(align_up(offset + bytes, s->cluster_size), slice_end);
+    struct allocation *a = first_conflict(s, start, end);
+    if (a && a->offset <= start) {
+        co_queue_wait(&a->waiters);
+        return 1;
+    }
+    if (a) {
+        end = a->offset;
+    }
+    const uint64_t *entries = slice->data;
+    entries += qcow2_slice_index(s, offset);
+    unsigned n = classify(w, entries, (end - start) >> s->cluster_bits);
+    if (!n) {
+        return 1;
+    }
+    w->a.offset = start;
+    w->a.end = start + n * s->cluster_size;
+    w->head_zero = entry_reads_zero(s, entries[0], start);
+    w->tail_zero =
+        entry_reads_zero(s, entries[n - 1], w->a.end - s->cluster_size);
+    TAILQ_INSERT_TAIL(&s->allocations, &w->a, link);
+    return 0;
+}
+
+/* The clusters; fewer than wished shorten the write. */
+static int co_get_clusters(struct alloc_write *w, int64_t offset)
+{
+    struct qcow2 *s = w->s;
+    int64_t want = (w->a.end - w->a.offset) >> s->cluster_bits, got;
+
+    if (!w->reuse) {
+        co_node_debug_event(qcow2_file(s), BLKDEBUG_EVENT_CLUSTER_ALLOC);
+        w->host = co_qcow2_alloc_clusters(s, want, &got, &w->fresh);
+        if (w->host < 0) {
+            return w->host;
+        }
+        if (got < want) {
+            /* The write now ends with the cluster: nothing is left of it. */
+            w->a.end = w->a.offset + (got << s->cluster_bits);
+        }
+    }
+    if (s->check_overlap &&
+        qcow2_meta_overlaps(s, w->host, w->a.end - w->a.offset)) {
+        return co_qcow2_corrupt(s, w->host, w->a.end - w->a.offset,
+                                "Preventing invalid write on metadata "
+                                "(overlaps with a table)");
+    }
+    return 0;
+}
+
+/* ---- what is around the data --------------------------------------------- */
+
+static int co_read_old(struct qcow2 *s, int64_t offset, void *buf,
+                       int64_t bytes, bool zero)
+{
+    struct iovec vec;
+    struct iov iov = iov_buf(&vec, buf, bytes);
+
+    if (zero || !bytes) {
+        memset(buf, 0, bytes);
+        return 0;
+    }
+    co_node_debug_event(qcow2_file(s), BLKDEBUG_EVENT_COW_READ);
+    return co_qcow2_read_data(s, offset, bytes, &iov);
+}
+
+static bool buffer_is_zero(const void *buf, int64_t bytes)
+{
+    struct iovec vec;
+    struct iov iov = iov_buf(&vec, (void *)buf, bytes);
+
+    return iov_is_zero(&iov);
+}
+
+/* One request: head, data, tail. buf has the head and then the tail. */
+static int co_write_joined(struct alloc_write *w, const struct iov *data,
+                           char *buf)
+{
+    enum { ON_STACK = 34 };
+    struct iovec small[ON_STACK], *vec = small;
+    unsigned n = 0, max = data->count + 2;
+    int64_t pos = w->host;
+
+    if (max > ON_STACK) {
+        vec = g_try_new(struct iovec, max);
+        if (!vec) {
+            return -ENOMEM;
+        }
+    }
+    if (w->head_zero) {
+        pos += w->head;
+    } else if (w->head) {
+        vec[n++] = (struct iovec){buf, w->head};
+    }
+    n += iov_export(data, vec + n, data->count);
+    if (!w->tail_zero && w->tail) {
+        vec[n++] = (struct iovec){buf + w->head, w->tail};
+    }
+    struct iov iov = iov_of(vec, n);
+    co_node_debug_event(qcow2_file(w->s), BLKDEBUG_EVENT_COW_WRITE);
+    int ret = co_node_pwritev(qcow2_file(w->s), pos, &iov, 0);
+    if (vec != small) {
+        g_free(vec);
+    }
+    return ret;
+}
+
+/* A small write into one cluster whose old content is read as a whole. */
+static int co_fill_one(struct alloc_write *w, const struct iov *data, char *buf)
+{
+    struct qcow2 *s = w->s;
+
+    int ret = co_read_old(s, w->a.offset, buf, s->cluster_size, false);
+    if (ret < 0) {
+        return ret;
+    }
+    if (w->fresh && buffer_is_zero(buf, s->cluster_size)) {
+        return co_node_pwritev(qcow2_file(s), w->host + w->head, data, 0);
+    }
+    iov_to_buf(data, 0, buf + w->head, data->bytes);
+    co_node_debug_event(qcow2_file(s), BLKDEBUG_EVENT_COW_WRITE);
+    return co_node_pwrite(qcow2_file(s), w->host, buf, s->cluster_size, 0);
+}
+
+static int co_fill_around(struct alloc_write *w, const struct iov *data)
+{
+    struct qcow2 *s = w->s;
+    int64_t whole = w->head + data->bytes + w->tail;
+    bool one = whole == s->cluster_size && data->bytes <= MERGE_MAX &&
+               w->head && w->tail && !w->head_zero;
+    char *buf =
+        io_buffer_try_alloc(qcow2_file(s), one ? whole : w->head + w->tail);
+    int ret;
+
+    if (!buf) {
+        return -ENOMEM;
+    }
+    if (one) {
+        ret = co_fill_one(w, data, buf);
+        io_buffer_free(buf);
+        return ret;
+    }
+    ret = co_read_old(s, w->a.offset, buf, w->head, w->head_zero);
+    if (ret == 0) {
+        ret = co_read_old(s, w->a.end - w->tail, buf + w->head, w->tail,
+                          w->tail_zero);
+    }
+    if (ret == 0) {
+        /* From here on "zero" means: need not be written. */
+        w->head_zero = w->fresh && buffer_is_zero(buf, w->head);
+        w->tail_zero = w->fresh && buffer_is_zero(buf + w->head, w->tail);
+        ret = co_write_joined(w, data, buf);
+    }
+    io_buffer_free(buf);
+    return ret;
+}
+
+static int co_fill(struct alloc_write *w, int64_t offset,
+                   const struct iov *data)
+{
+    w->head = offset - w->a.offset;
+    w->tail = w->a.end - offset - data->bytes;
+    if ((!w->head || (w->head_zero && w->fresh)) &&
+        (!w->tail || (w->tail_zero && w->fresh))) {
+        co_node_debug_event(qcow2_file(w->s), BLKDEBUG_EVENT_WRITE_AIO);
+        return co_node_pwritev(qcow2_file(w->s), w->host + w->head, data, 0);
+    }
+    return co_fill_around(w, data);
+}
+
+/* ---- the L2 entries ------------------------------------------------------ */
+
+/* What the old entry stood for loses a reference. */
+static void free_old(struct qcow2 *s, uint64_t entry)
+{
+    struct mapping m;
+
+    qcow2_decode_entry(s, entry, &m);
+    if (m.type == CLUSTER_COMPRESSED) {
+        qcow2_free_compressed_later(s, entry, FREE_OTHER);
+    } else if (m.host) {
+        qcow2_free_later(s, m.host, s->cluster_size, FREE_OTHER);
+    }
+}
+
+static int co_link(struct alloc_write *w)
+{
+    struct qcow2 *s = w->s;
+    struct meta_entry *slice;
+
+    co_node_debug_event(qcow2_file(s), BLKDEBUG_EVENT_L2_UPDATE);
+    int ret = co_qcow2_slice_for_write(s, w->a.offset, &slice);
+    if (ret < 0) {
+        return ret;
+    }
+    meta_entry_change(&s->l2, slice);
+    uint64_t *entries = slice->data;
+    entries += qcow2_slice_index(s, w->a.offset);
+    int64_t n = (w->a.end - w->a.offset) >> s->cluster_bits;
+    for (int64_t i = 0; i < n; i++) {
+        if (!w->reuse) {
+            free_old(s, be64toh(entries[i]));
+        }
+        entries[i] = htobe64((w->host + (i << s->cluster_bits)) | QCOW2_COPIED);
+    }
+    return 0;
+}
+
+int co_qcow2_write_alloc(struct qcow2 *s, int64_t offset, const struct iov *iov,
+                         int64_t *done)
+{
+    struct alloc_write w = {.s = s};
+
+    *done = 0;
+    int ret = co_begin(&w, offset, iov->bytes);
+    if (ret) {
+        return ret < 0 ? ret : 0;
+    }
+    ret = co_get_clusters(&w, offset);
+    if (ret < 0) {
+        allocation_end(&w);
+        return ret;
+    }
+    int64_t bytes = min_i64(iov->bytes, w.a.end - offset);
+    struct iov data = iov_slice(iov, 0, bytes);
+    ret = co_fill(&w, offset, &data);
+    if (ret == 0) {
+        ret = co_link(&w);
+    }
+    allocation_end(&w);
+    if (ret < 0) {
+        if (!w.reuse) {
+            co_qcow2_free_unused(s, w.host, w.a.end - w.a.offset);
+        }
+        return ret;
+    }
+    *done = bytes;
+    return 0;
+}

@@ -1,0 +1,344 @@
+/*
+ * The metadata cache; see cache.h.
+ *
+ * Replacement is by the clock algorithm: a hit sets one flag and moves nothing.
+ * Entries that are dirty, being written or being loaded stay; when only such
+ * are left, the dirty ones are cleaned, and if that gives no room either, the
+ * cache grows by an entry, which the number of requests in flight bounds.
+ *
+ * Memory is taken when a slice is first read, so a large limit costs nothing by
+ * itself. Runs on the node's loop.
+ */
+#include "block/drivers/qcow2/cache.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <string.h>
+#include "block/graph.h"
+#include "block/request.h"
+
+#define WRITES_IN_FLIGHT 16
+
+static struct node *cache_file(const struct meta_cache *c)
+{
+    return c->node->file->child;
+}
+
+void meta_cache_init(struct meta_cache *c, struct node *node,
+                     unsigned slice_size, unsigned capacity)
+{
+    c->node = node;
+    c->slice_size = slice_size;
+    c->capacity = MAX(capacity, 4);
+    c->hash_bits = g_bit_storage(c->capacity * 2 - 1);
+    c->buckets = g_new0(struct meta_entry *, (size_t)1 << c->hash_bits);
+    c->entries = g_ptr_array_new();
+    TAILQ_INIT(&c->dirty);
+    TAILQ_INIT(&c->writing);
+}
+
+static void entry_free(struct meta_entry *e)
+{
+    io_buffer_free(e->data);
+    io_buffer_free(e->frozen);
+    g_free(e);
+}
+
+void meta_cache_destroy(struct meta_cache *c)
+{
+    for (unsigned i = 0; c->entries && i < c->entries->len; i++) {
+        entry_free(g_ptr_array_index(c->entries, i));
+    }
+    if (c->entries) {
+        g_ptr_array_free(c->entries, true);
+    }
+    g_free(c->buckets);
+    c->entries = NULL;
+    c->buckets = NULL;
+}
+
+/* ---- the index ----------------------------------------------------------- */
+
+static void unhash(struct meta_cache *c, struct meta_entry *e)
+{
+    struct meta_entry **p = meta_cache_bucket(c, e->key);
+
+    while (*p != e) {
+        p = &(*p)->hash_next;
+    }
+    *p = e->hash_next;
+}
+
+static void rehash(struct meta_cache *c, struct meta_entry *e, uint64_t key)
+{
+    struct meta_entry **p = meta_cache_bucket(c, key);
+
+    e->key = key;
+    e->hash_next = *p;
+    *p = e;
+}
+
+static bool evictable(const struct meta_entry *e)
+{
+    return !e->loading && !e->dirty && !e->writing;
+}
+
+/* A clean entry that was not used lately, taken out of the index; or NULL. */
+static struct meta_entry *evict(struct meta_cache *c)
+{
+    for (unsigned n = 2 * c->entries->len; n; n--) {
+        if (c->hand >= c->entries->len) {
+            c->hand = 0;
+        }
+        struct meta_entry *e = g_ptr_array_index(c->entries, c->hand++);
+        if (!evictable(e)) {
+            continue;
+        }
+        if (e->used) {
+            e->used = false;
+            continue;
+        }
+        unhash(c, e);
+        return e;
+    }
+    return NULL;
+}
+
+static struct meta_entry *entry_new(struct meta_cache *c)
+{
+    void *data = io_buffer_try_alloc(cache_file(c), c->slice_size);
+
+    if (!data) {
+        return NULL;
+    }
+    struct meta_entry *e = g_new0(struct meta_entry, 1);
+    e->data = data;
+    g_ptr_array_add(c->entries, e);
+    return e;
+}
+
+/* Room for one more entry, not in the index. May suspend; *e is NULL when the
+ * caller must look the key up again. */
+static int co_room(struct meta_cache *c, struct meta_entry **e)
+{
+    if (c->entries->len < c->capacity) {
+        *e = entry_new(c);
+        return *e ? 0 : -ENOMEM;
+    }
+    *e = evict(c);
+    if (*e) {
+        return 0;
+    }
+    if (c->n_dirty) {
+        return c->co_clean(c->opaque);
+    }
+    *e = entry_new(c);
+    return *e ? 0 : -ENOMEM;
+}
+
+static struct meta_entry *lookup(struct meta_cache *c, uint64_t key)
+{
+    struct meta_entry *e = *meta_cache_bucket(c, key);
+
+    while (e && e->key != key) {
+        e = e->hash_next;
+    }
+    return e;
+}
+
+static int co_load(struct meta_cache *c, struct meta_entry *e)
+{
+    co_node_debug_event(cache_file(c), c->load_event);
+    int ret =
+        co_node_pread(cache_file(c), e->offset, e->data, c->slice_size, 0);
+
+    e->loading = false;
+    if (ret < 0) {
+        unhash(c, e);
+        g_ptr_array_remove_fast(c->entries, e);
+    }
+    co_queue_wake_all(&e->loaded);
+    if (ret < 0) {
+        entry_free(e);
+    }
+    return ret;
+}
+
+int co_meta_cache_get(struct meta_cache *c, uint64_t key, int64_t offset,
+                      struct meta_entry **out)
+{
+    for (;;) {
+        struct meta_entry *e = lookup(c, key);
+        if (e && !e->loading) {
+            e->used = true;
+            *out = e;
+            return 0;
+        }
+        if (e) {
+            co_queue_wait(&e->loaded);
+            continue;
+        }
+        int ret = co_room(c, &e);
+        if (ret < 0) {
+            return ret;
+        }
+        if (!e) {
+            continue;
+        }
+        e->offset = offset;
+        e->loading = true;
+        rehash(c, e, key);
+        ret = co_load(c, e);
+        if (ret < 0) {
+            return ret;
+        }
+        /* It cannot have gone: nothing has run since the read. */
+        e->used = true;
+        *out = e;
+        return 0;
+    }
+}
+
+void meta_cache_drop(struct meta_cache *c, uint64_t key)
+{
+    struct meta_entry *e = lookup(c, key);
+
+    if (!e) {
+        return;
+    }
+    assert(!e->loading && !e->writing);
+    if (e->dirty) {
+        TAILQ_REMOVE(&c->dirty, e, dirty_link);
+        c->n_dirty--;
+    }
+    unhash(c, e);
+    g_ptr_array_remove_fast(c->entries, e);
+    entry_free(e);
+}
+
+/* ---- changes and writes -------------------------------------------------- */
+
+static void mark_dirty(struct meta_cache *c, struct meta_entry *e)
+{
+    if (!e->dirty) {
+        e->dirty = true;
+        c->n_dirty++;
+        TAILQ_INSERT_TAIL(&c->dirty, e, dirty_link);
+    }
+}
+
+void meta_entry_change(struct meta_cache *c, struct meta_entry *e)
+{
+    assert(!e->loading);
+    if (G_UNLIKELY(e->writing && !e->frozen)) {
+        void *copy = io_buffer_try_alloc(cache_file(c), c->slice_size);
+        if (!copy) {
+            g_error("out of memory for a slice of %u bytes", c->slice_size);
+        }
+        memcpy(copy, e->data, c->slice_size);
+        e->frozen = e->data;
+        e->data = copy;
+    }
+    mark_dirty(c, e);
+}
+
+void meta_cache_freeze(struct meta_cache *c)
+{
+    struct meta_entry *e;
+
+    assert(TAILQ_EMPTY(&c->writing));
+    while ((e = TAILQ_FIRST(&c->dirty))) {
+        TAILQ_REMOVE(&c->dirty, e, dirty_link);
+        e->dirty = false;
+        e->writing = true;
+        TAILQ_INSERT_TAIL(&c->writing, e, write_link);
+    }
+    c->n_dirty = 0;
+}
+
+static void thaw(struct meta_cache *c, struct meta_entry *e, bool written)
+{
+    TAILQ_REMOVE(&c->writing, e, write_link);
+    e->writing = false;
+    io_buffer_free(e->frozen);
+    e->frozen = NULL;
+    if (!written) {
+        mark_dirty(c, e);
+    }
+}
+
+void meta_cache_unfreeze(struct meta_cache *c)
+{
+    struct meta_entry *e;
+
+    while ((e = TAILQ_FIRST(&c->writing))) {
+        thaw(c, e, false);
+    }
+}
+
+struct slice_write {
+    struct meta_cache *cache;
+    struct meta_entry *entry;
+};
+
+static int co_write_slice(void *opaque)
+{
+    struct slice_write *w = opaque;
+    struct meta_entry *e = w->entry;
+
+    return co_node_pwrite(cache_file(w->cache), e->offset,
+                          e->frozen ? e->frozen : e->data, w->cache->slice_size,
+                          0);
+}
+
+struct slice_writer {
+    struct meta_cache *cache;
+    struct meta_entry *next; /* the first that nobody writes yet */
+    int result;
+};
+
+/* One of several that share the list. The entries stay on it, so that a failure
+ * makes all of them dirty again. */
+static int co_slice_writer(void *opaque)
+{
+    struct slice_writer *w = opaque;
+
+    while (w->next && w->result == 0) {
+        struct slice_write one = {w->cache, w->next};
+        w->next = TAILQ_NEXT(w->next, write_link);
+        int ret = co_write_slice(&one);
+        if (ret < 0) {
+            w->result = ret;
+        }
+    }
+    return 0;
+}
+
+int co_meta_cache_write(struct meta_cache *c)
+{
+    struct slice_writer w = {c, TAILQ_FIRST(&c->writing), 0};
+    struct meta_entry *e;
+
+    if (w.next && !TAILQ_NEXT(w.next, write_link)) {
+        co_slice_writer(&w);
+    } else if (w.next) {
+        struct co_pool pool = {.limit = WRITES_IN_FLIGHT};
+        for (unsigned i = 0; i < WRITES_IN_FLIGHT && w.next; i++) {
+            co_pool_start(&pool, co_slice_writer, &w);
+        }
+        co_pool_wait(&pool);
+    }
+    while ((e = TAILQ_FIRST(&c->writing))) {
+        thaw(c, e, w.result == 0);
+    }
+    return w.result;
+}
+
+int co_meta_cache_write_all(struct meta_cache *c)
+{
+    co_mutex_lock(&c->write_lock);
+    meta_cache_freeze(c);
+    int ret = co_meta_cache_write(c);
+    co_mutex_unlock(&c->write_lock);
+    return ret;
+}

@@ -1,0 +1,99 @@
+/*
+ * A cache of metadata: pieces ("slices") of L2 tables or of refcount blocks.
+ *
+ * Keys are indices of slices in the order of what they describe, so a look-up
+ * needs no other table. Entries hold the bytes of the disk. Written back: a
+ * changed slice stays in memory until its cache is frozen and written. Freezing
+ * fixes the content that goes to disk; a slice that changes meanwhile is copied
+ * first, so what depends on the order of writes never sees later changes.
+ *
+ * An entry pointer is good until the caller suspends. On the node's loop.
+ */
+#ifndef VARVE_BLOCK_DRIVERS_QCOW2_CACHE_H
+#define VARVE_BLOCK_DRIVERS_QCOW2_CACHE_H
+
+#include <glib.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/queue.h>
+#include "aio/colock.h"
+
+struct node;
+
+struct meta_entry {
+    uint64_t key;
+    int64_t offset; /* in the file */
+    void *data;
+    void *frozen; /* what is being written, once data has moved on */
+    struct meta_entry *hash_next;
+    TAILQ_ENTRY(meta_entry) dirty_link, write_link;
+    struct co_queue loaded;
+    bool used; /* since the clock hand came by */
+    bool loading, dirty, writing;
+};
+TAILQ_HEAD(meta_list, meta_entry);
+
+struct meta_cache {
+    struct node *node; /* whose "file" child it is about */
+    unsigned slice_size;
+    unsigned capacity; /* entries; loads in flight may exceed it */
+    unsigned hash_bits;
+    unsigned hand;
+    unsigned n_dirty;
+    struct meta_entry **buckets;
+    GPtrArray *entries;
+    struct meta_list dirty, writing;
+    struct co_mutex write_lock; /* of co_meta_cache_write_all() */
+    /* Makes dirty entries clean, for an eviction; 0 or -errno. */
+    int (*co_clean)(void *opaque);
+    void *opaque;
+    int load_event; /* enum blkdebug_event */
+};
+
+void meta_cache_init(struct meta_cache *c, struct node *node,
+                     unsigned slice_size, unsigned capacity);
+void meta_cache_destroy(struct meta_cache *c);
+
+static inline struct meta_entry **meta_cache_bucket(struct meta_cache *c,
+                                                    uint64_t key)
+{
+    return &c->buckets[(key * UINT64_C(0x9e3779b97f4a7c15)) >>
+                       (64 - c->hash_bits)];
+}
+
+/* The entry of key if it is in memory, else NULL. */
+static inline struct meta_entry *meta_cache_find(struct meta_cache *c,
+                                                 uint64_t key)
+{
+    struct meta_entry *e = *meta_cache_bucket(c, key);
+
+    while (e && e->key != key) {
+        e = e->hash_next;
+    }
+    if (!e || G_UNLIKELY(e->loading)) {
+        return NULL;
+    }
+    e->used = true;
+    return e;
+}
+
+/* As meta_cache_find(), reading it from offset if need be. */
+int co_meta_cache_get(struct meta_cache *c, uint64_t key, int64_t offset,
+                      struct meta_entry **e);
+/* Call before each change of e->data (pointers into it become stale). Does not
+ * suspend. */
+void meta_entry_change(struct meta_cache *c, struct meta_entry *e);
+/* Forgets an entry that is not being loaded or written; its content is lost. */
+void meta_cache_drop(struct meta_cache *c, uint64_t key);
+
+/* What is dirty now becomes what co_meta_cache_write() writes; the caller lets
+ * one coroutine at a time do both. Does not suspend. */
+void meta_cache_freeze(struct meta_cache *c);
+/* Writes what was frozen; entries whose write fails are dirty again. */
+int co_meta_cache_write(struct meta_cache *c);
+/* The frozen entries are dirty again, unwritten. */
+void meta_cache_unfreeze(struct meta_cache *c);
+/* Freeze and write, for caches whose writes need no order. */
+int co_meta_cache_write_all(struct meta_cache *c);
+
+#endif

@@ -1,0 +1,145 @@
+/*
+ * The order in which metadata reaches the disk.
+ *
+ * L2 slices, L1 entries, refcounts and refcount table entries change in memory
+ * and stay there until a commit: at a flush, when a cache is full, and at
+ * close. A commit takes what is dirty at its begin, and
+ *
+ *   1. writes the refcounts;
+ *   2. flushes the file: now stable are these refcounts, all new blocks and
+ *      tables, and all guest data that the L2 entries to come point to;
+ *   3. if there are new refcount blocks: writes their table entries and
+ * flushes;
+ *   4. writes the L2 slices and L1 entries;
+ *   5. if clusters lost a reference: flushes, and lets them be freed.
+ *
+ * So a cluster that any table on disk refers to is counted on disk, and a crash
+ * between any two writes leaves clusters counted that nobody refers to, at
+ * worst. The guest's flush itself is the engine's, after step 4.
+ *
+ * Changes go on meanwhile; they belong to the next commit. Runs on the node's
+ * loop; one commit at a time.
+ */
+#include "block/drivers/qcow2/qcow2.h"
+
+#include <endian.h>
+#include <errno.h>
+
+/* What a commit has taken out of the state, and puts back if it fails. */
+struct commit {
+    struct table_dirt l1, rt;
+    uint64_t *l1_entries, *rt_entries; /* as they go to disk */
+    GArray *frees;
+};
+
+static uint64_t *snapshot(const uint64_t *table, const struct table_dirt *d)
+{
+    if (d->lo >= d->hi) {
+        return NULL;
+    }
+    uint64_t *copy = g_new(uint64_t, d->hi - d->lo);
+    for (uint32_t i = d->lo; i < d->hi; i++) {
+        copy[i - d->lo] = htobe64(table[i]);
+    }
+    return copy;
+}
+
+static void commit_begin(struct qcow2 *s, struct commit *c)
+{
+    *c = (struct commit){
+        .l1 = s->l1_dirt,
+        .rt = s->rt_dirt,
+        .l1_entries = snapshot(s->l1, &s->l1_dirt),
+        .rt_entries = snapshot(s->rt, &s->rt_dirt),
+        .frees = s->frees[FREE_PENDING],
+    };
+    s->l1_dirt = s->rt_dirt = (struct table_dirt){0};
+    s->frees[FREE_PENDING] = g_array_new(false, false, sizeof(struct free_run));
+    meta_cache_freeze(&s->l2);
+}
+
+static void dirt_merge(struct table_dirt *to, const struct table_dirt *from)
+{
+    if (from->lo < from->hi) {
+        table_dirt_add(to, from->lo);
+        table_dirt_add(to, from->hi - 1);
+    }
+}
+
+static void commit_end(struct qcow2 *s, struct commit *c, int ret)
+{
+    if (ret < 0) {
+        meta_cache_unfreeze(&s->l2);
+        dirt_merge(&s->l1_dirt, &c->l1);
+        dirt_merge(&s->rt_dirt, &c->rt);
+    }
+    qcow2_frees_append(s->frees[ret < 0 ? FREE_PENDING : FREE_STABLE],
+                       c->frees);
+    g_array_free(c->frees, true);
+    g_free(c->l1_entries);
+    g_free(c->rt_entries);
+}
+
+static int co_write_entries(struct qcow2 *s, uint64_t table,
+                            const struct table_dirt *d, const uint64_t *entries)
+{
+    return co_node_pwrite(qcow2_file(s), table + (uint64_t)d->lo * 8, entries,
+                          (int64_t)(d->hi - d->lo) * 8, 0);
+}
+
+static int co_write_in_order(struct qcow2 *s, const struct commit *c)
+{
+    int ret = co_meta_cache_write_all(&s->rb);
+
+    if (ret == 0) {
+        ret = co_node_flush(qcow2_file(s));
+    }
+    if (ret == 0 && c->rt_entries) {
+        co_node_debug_event(qcow2_file(s),
+                            BLKDEBUG_EVENT_REFBLOCK_ALLOC_HOOKUP);
+        ret = co_write_entries(s, s->header.refcount_table_offset, &c->rt,
+                               c->rt_entries);
+        if (ret == 0) {
+            ret = co_node_flush(qcow2_file(s));
+        }
+    }
+    if (ret == 0) {
+        ret = co_meta_cache_write(&s->l2);
+    }
+    if (ret == 0 && c->l1_entries) {
+        co_node_debug_event(qcow2_file(s), BLKDEBUG_EVENT_L1_UPDATE);
+        ret = co_write_entries(s, s->header.l1_table_offset, &c->l1,
+                               c->l1_entries);
+    }
+    if (ret == 0 && c->frees->len) {
+        ret = co_node_flush(qcow2_file(s));
+    }
+    return ret;
+}
+
+int co_qcow2_commit_locked(struct qcow2 *s)
+{
+    struct commit c;
+
+    if (s->broken) {
+        return -EIO;
+    }
+    if (!s->l2.n_dirty && s->l1_dirt.lo >= s->l1_dirt.hi &&
+        s->rt_dirt.lo >= s->rt_dirt.hi && !s->frees[FREE_PENDING]->len) {
+        return s->rb.n_dirty ? co_meta_cache_write_all(&s->rb) : 0;
+    }
+    commit_begin(s, &c);
+    int ret = co_write_in_order(s, &c);
+    commit_end(s, &c, ret);
+    return ret;
+}
+
+int co_qcow2_commit(struct qcow2 *s)
+{
+    co_mutex_lock(&s->commit_lock);
+    int ret = co_qcow2_commit_locked(s);
+    co_mutex_unlock(&s->commit_lock);
+    qcow2_frees_advance(s);
+    co_qcow2_apply_frees(s);
+    return ret;
+}

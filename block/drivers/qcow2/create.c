@@ -1,0 +1,358 @@
+/*
+ * New images.
+ *
+ * The whole layout is known before the first byte is written: header, refcount
+ * table, refcount blocks, L1 table, and for a preallocated image L2 tables and
+ * data clusters, one behind the other. Tables are written from a small buffer,
+ * so memory does not depend on the size of the image. The header comes last: a
+ * file whose creation failed is no image.
+ *
+ * Runs on the caller's loop.
+ */
+#include "block/drivers/qcow2/create.h"
+
+#include <endian.h>
+#include <errno.h>
+#include <inttypes.h>
+#include <stddef.h>
+#include <string.h>
+#include "block/backend.h"
+#include "block/drivers/qcow2/format.h"
+#include "block/request.h"
+#include "util/error.h"
+#include "util/range.h"
+
+#define CHUNK (1 << 20)
+
+/* Counts and places, in clusters. */
+struct layout {
+    const struct image_spec *spec;
+    unsigned cluster_bits;
+    uint64_t data, l2_tables, l1_entries; /* data and l2_tables: preallocated */
+    uint64_t reftable, blocks, l1;
+    uint64_t reftable_at, blocks_at, l1_at, l2_at, data_at, end;
+};
+
+/* ---- what is asked for --------------------------------------------------- */
+
+static bool check_spec(const struct image_spec *q, GError **error)
+{
+    if (!is_power_of_2(q->cluster_size) || q->cluster_size < 512 ||
+        q->cluster_size > 2 << 20) {
+        return error_set(error, "Cluster size must be a power of two between "
+                                "512 and 2048k");
+    }
+    if (!is_power_of_2(q->refcount_bits) || q->refcount_bits > 64) {
+        return error_set(error, "Refcount width must be a power of two and "
+                                "may not exceed 64 bits");
+    }
+    if (q->version < 3 && q->refcount_bits != 16) {
+        return error_set(error,
+                         "Different refcount widths than 16 bits require "
+                         "compatibility level 1.1 or above (use version=v3 "
+                         "or greater)");
+    }
+    if (q->version < 3 && q->lazy_refcounts) {
+        return error_set(error,
+                         "Lazy refcounts only supported with compatibility "
+                         "level 1.1 and above (use version=v3 or greater)");
+    }
+    if (q->version < 3 && q->compression != QCOW2_COMPRESSION_TYPE_ZLIB) {
+        return error_set(error,
+                         "Non-zlib compression type is only supported with "
+                         "compatibility level 1.1 and above (use version=v3 "
+                         "or greater)");
+    }
+    if (q->backing_file && q->preallocation != PREALLOC_MODE_OFF) {
+        return error_set(error,
+                         "Backing file and preallocation can only be used at "
+                         "the same time if extended_l2 is on");
+    }
+    if (!q->backing_file && q->backing_format) {
+        return error_set(error, "Backing format cannot be used without backing "
+                                "file");
+    }
+    if (q->backing_file && strlen(q->backing_file) > QCOW2_MAX_BACKING_NAME) {
+        return error_set(error, "Backing file name too long");
+    }
+    if (q->backing_format &&
+        strlen(q->backing_format) > QCOW2_MAX_BACKING_FORMAT) {
+        return error_set(error, "Backing format name too long");
+    }
+    if (q->size % BLOCK_SECTOR_SIZE) {
+        return error_set(error, "The image size must be a multiple of 512 "
+                                "bytes");
+    }
+    return true;
+}
+
+/* ---- layout -------------------------------------------------------------- */
+
+static bool plan(struct layout *l, const struct image_spec *q, GError **error)
+{
+    uint64_t cluster = q->cluster_size, per_table = cluster / 8;
+    uint64_t per_block = cluster * 8 / q->refcount_bits;
+    uint64_t clusters = div_round_up(q->size, cluster);
+
+    l->spec = q;
+    l->cluster_bits = g_bit_nth_lsf(cluster, -1);
+    l->l1_entries = div_round_up(clusters, per_table);
+    if (q->size > BLOCK_MAX_LENGTH || l->l1_entries > QCOW2_MAX_L1_BYTES / 8) {
+        return error_set(error,
+                         "The image size is too large for file format 'qcow2' "
+                         "(try using a larger cluster size)");
+    }
+    if (q->preallocation != PREALLOC_MODE_OFF) {
+        l->data = clusters;
+        l->l2_tables = l->l1_entries;
+    }
+    l->l1 = MAX(div_round_up(l->l1_entries * 8, cluster), 1);
+    /* Blocks count themselves and their table. */
+    uint64_t fixed = 1 + l->l1 + l->l2_tables + l->data;
+    do {
+        l->end = fixed + l->reftable + l->blocks;
+        l->blocks = div_round_up(l->end, per_block);
+        l->reftable = div_round_up(l->blocks * 8, cluster);
+    } while (fixed + l->reftable + l->blocks != l->end);
+    if (l->reftable * cluster > QCOW2_MAX_REFTABLE_BYTES) {
+        return error_set(error, "The preallocated image needs too large a "
+                                "refcount table (try using a larger cluster "
+                                "size)");
+    }
+    l->reftable_at = 1;
+    l->blocks_at = l->reftable_at + l->reftable;
+    l->l1_at = l->blocks_at + l->blocks;
+    l->l2_at = l->l1_at + l->l1;
+    l->data_at = l->l2_at + l->l2_tables;
+    return true;
+}
+
+/* ---- tables -------------------------------------------------------------- */
+
+/* Writes `clusters` clusters at cluster `at`; entry i of 8 bytes is `first +
+ * i * step` for i < n, with the flag bits, and 0 behind. */
+static int co_write_table(struct node *file, const struct layout *l,
+                          uint64_t at, uint64_t clusters, uint64_t n,
+                          uint64_t first, uint64_t flags)
+{
+    uint64_t bytes = clusters << l->cluster_bits;
+    uint64_t *buf = io_buffer_try_alloc(file, MIN(bytes, CHUNK));
+    int ret = 0;
+
+    if (!buf) {
+        return -ENOMEM;
+    }
+    for (uint64_t pos = 0; ret == 0 && pos < bytes; pos += CHUNK) {
+        uint64_t chunk = MIN(bytes - pos, CHUNK);
+        for (uint64_t i = 0; i < chunk / 8; i++) {
+            uint64_t k = pos / 8 + i;
+            buf[i] =
+                k < n ? htobe64(((first + k) << l->cluster_bits) | flags) : 0;
+        }
+        ret =
+            co_node_pwrite(file, (at << l->cluster_bits) + pos, buf, chunk, 0);
+    }
+    io_buffer_free(buf);
+    return ret;
+}
+
+/* Sets refcount i of `bits` bits in a zeroed buffer to 1. */
+static void set_one(uint8_t *buf, uint64_t i, unsigned bits)
+{
+    if (bits < 8) {
+        buf[i * bits / 8] |= 1u << (i * bits % 8);
+    } else {
+        buf[(i + 1) * (bits / 8) - 1] = 1;
+    }
+}
+
+static int co_write_blocks(struct node *file, const struct layout *l)
+{
+    uint64_t bytes = l->blocks << l->cluster_bits;
+    unsigned bits = l->spec->refcount_bits;
+    uint8_t *buf = io_buffer_try_alloc(file, MIN(bytes, CHUNK));
+    int ret = 0;
+
+    if (!buf) {
+        return -ENOMEM;
+    }
+    for (uint64_t pos = 0; ret == 0 && pos < bytes; pos += CHUNK) {
+        uint64_t chunk = MIN(bytes - pos, CHUNK);
+        uint64_t first = pos * 8 / bits, n = chunk * 8 / bits;
+        memset(buf, 0, chunk);
+        for (uint64_t i = 0; i < n && first + i < l->end; i++) {
+            set_one(buf, i, bits);
+        }
+        ret = co_node_pwrite(file, (l->blocks_at << l->cluster_bits) + pos, buf,
+                             chunk, 0);
+    }
+    io_buffer_free(buf);
+    return ret;
+}
+
+static int co_write_tables(struct node *file, const struct layout *l)
+{
+    int ret = co_write_table(file, l, l->reftable_at, l->reftable, l->blocks,
+                             l->blocks_at, 0);
+    if (ret == 0) {
+        ret = co_write_blocks(file, l);
+    }
+    if (ret == 0) {
+        ret = co_write_table(file, l, l->l1_at, l->l1, l->l2_tables, l->l2_at,
+                             QCOW2_COPIED);
+    }
+    if (ret == 0 && l->l2_tables) {
+        ret = co_write_table(file, l, l->l2_at, l->l2_tables, l->data,
+                             l->data_at, QCOW2_COPIED);
+    }
+    return ret;
+}
+
+/* ---- header -------------------------------------------------------------- */
+
+static void fill_header(struct qcow2_disk_header *h, const struct layout *l)
+{
+    const struct image_spec *q = l->spec;
+    bool zstd = q->compression == QCOW2_COMPRESSION_TYPE_ZSTD;
+
+    *h = (struct qcow2_disk_header){
+        .magic = htobe32(QCOW2_MAGIC),
+        .version = htobe32(q->version),
+        .cluster_bits = htobe32(l->cluster_bits),
+        .size = htobe64(q->size),
+        .l1_size = htobe32(l->l1_entries),
+        .l1_table_offset = htobe64(l->l1_at << l->cluster_bits),
+        .refcount_table_offset = htobe64(l->reftable_at << l->cluster_bits),
+        .refcount_table_clusters = htobe32(l->reftable),
+    };
+    if (q->version >= 3) {
+        h->incompatible = htobe64(zstd ? QCOW2_INCOMPAT_COMPRESSION : 0);
+        h->compatible =
+            htobe64(q->lazy_refcounts ? QCOW2_COMPAT_LAZY_REFCOUNTS : 0);
+        h->refcount_order = htobe32(g_bit_nth_lsf(q->refcount_bits, -1));
+        h->header_length = htobe32(QCOW2_FULL_HEADER);
+        h->compression_type = q->compression;
+    }
+}
+
+/* Appends an extension; false if it does not fit below `end`. */
+static bool add_extension(uint8_t *area, size_t *at, size_t end, uint32_t type,
+                          const void *data, size_t bytes)
+{
+    struct qcow2_disk_extension ext = {htobe32(type), htobe32(bytes)};
+    size_t padded = align_up(bytes, 8);
+
+    if (sizeof(ext) + padded > end - *at) {
+        return false;
+    }
+    memcpy(area + *at, &ext, sizeof(ext));
+    if (bytes) {
+        memcpy(area + *at + sizeof(ext), data, bytes);
+    }
+    *at += sizeof(ext) + padded;
+    return true;
+}
+
+/* The names that help a reader which does not know a feature. */
+static void add_feature_names(uint8_t *area, size_t *at, size_t end)
+{
+    static const struct qcow2_disk_feature names[] = {
+        {0, 0, "dirty bit"},
+        {0, 1, "corrupt bit"},
+        {0, 2, "external data file"},
+        {0, 3, "compression type"},
+        {0, 4, "extended L2 entries"},
+        {1, 0, "lazy refcounts"},
+        {2, 0, "bitmaps"},
+        {2, 1, "raw external data"},
+    };
+
+    /* Small clusters have no room for them, and nothing depends on them. */
+    (void)add_extension(area, at, end, QCOW2_EXT_FEATURE_NAMES, names,
+                        sizeof(names));
+}
+
+/* The first cluster, zeroed before. */
+static bool build_first_cluster(uint8_t *area, const struct layout *l,
+                                GError **error)
+{
+    const struct image_spec *q = l->spec;
+    struct qcow2_disk_header h;
+    size_t name = q->backing_file ? strlen(q->backing_file) : 0;
+    size_t header = q->version >= 3 ? QCOW2_FULL_HEADER : QCOW2_V2_HEADER;
+    size_t at = header, end = q->cluster_size;
+
+    fill_header(&h, l);
+    if (header + sizeof(struct qcow2_disk_extension) + name > end) {
+        return error_set(error, "Backing file name too long for the cluster "
+                                "size");
+    }
+    end -= name + sizeof(struct qcow2_disk_extension);
+    if (q->backing_format &&
+        !add_extension(area, &at, end, QCOW2_EXT_BACKING_FORMAT,
+                       q->backing_format, strlen(q->backing_format))) {
+        return error_set(error, "Backing file name too long for the cluster "
+                                "size");
+    }
+    if (q->version >= 3) {
+        add_feature_names(area, &at, end);
+    }
+    at += sizeof(struct qcow2_disk_extension); /* the end: zeroes */
+    if (name) {
+        memcpy(area + at, q->backing_file, name);
+        h.backing_file_offset = htobe64(at);
+        h.backing_file_size = htobe32(name);
+    }
+    memcpy(area, &h, header);
+    return true;
+}
+
+/* ---- all together -------------------------------------------------------- */
+
+static bool co_write_image(struct node *file, const struct layout *l,
+                           uint8_t *first, GError **error)
+{
+    const struct image_spec *q = l->spec;
+    enum prealloc_mode mode = q->preallocation == PREALLOC_MODE_METADATA
+                                  ? PREALLOC_MODE_OFF
+                                  : q->preallocation;
+
+    if (!build_first_cluster(first, l, error) ||
+        !co_node_truncate(file, 0, false, PREALLOC_MODE_OFF, 0, error)) {
+        return false;
+    }
+    if (l->data && !co_node_truncate(file, l->end << l->cluster_bits, false,
+                                     mode, 0, error)) {
+        return false;
+    }
+    int ret = co_write_tables(file, l);
+    if (ret == 0) {
+        ret = co_node_flush(file);
+    }
+    if (ret == 0) {
+        ret = co_node_pwrite(file, 0, first, q->cluster_size, 0);
+    }
+    if (ret == 0) {
+        ret = co_node_flush(file);
+    }
+    return ret == 0 ||
+           error_set_errno(error, ret, "Could not write qcow2 image");
+}
+
+bool co_qcow2_format(struct node *file, const struct image_spec *q,
+                     GError **error)
+{
+    struct layout l = {0};
+
+    if (!check_spec(q, error) || !plan(&l, q, error)) {
+        return false;
+    }
+    uint8_t *first = io_buffer_try_alloc(file, q->cluster_size);
+    if (!first) {
+        return error_set_errno(error, ENOMEM, "Could not write qcow2 image");
+    }
+    memset(first, 0, q->cluster_size);
+    bool ok = co_write_image(file, &l, first, error);
+    io_buffer_free(first);
+    return ok;
+}

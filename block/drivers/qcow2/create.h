@@ -1,0 +1,36 @@
+/*
+ * Making a qcow2 image: what may be asked for.
+ */
+#ifndef VARVE_BLOCK_DRIVERS_QCOW2_CREATE_H
+#define VARVE_BLOCK_DRIVERS_QCOW2_CREATE_H
+
+#include <glib.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include "qapi/types.h"
+
+struct node;
+
+struct image_spec {
+    uint64_t size; /* bytes of the disk */
+    unsigned version;
+    uint64_t cluster_size;
+    uint64_t refcount_bits;
+    bool lazy_refcounts;
+    const char *backing_file, *backing_format; /* or NULL */
+    enum qcow2_compression_type compression;
+    enum prealloc_mode preallocation;
+};
+
+/* Defaults of everything that nobody asked for. */
+#define IMAGE_SPEC_INIT                                          \
+    {                                                            \
+        .version = 3, .cluster_size = 65536, .refcount_bits = 16 \
+    }
+
+/* Checks spec and writes the image into file, whose content is lost. Suspends.
+ */
+bool co_qcow2_format(struct node *file, const struct image_spec *spec,
+                     GError **error);
+
+#endif

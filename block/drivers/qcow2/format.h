@@ -1,0 +1,93 @@
+/*
+ * qcow2 as it lies on disk (qcow2 specification, "Header", "Header extensions",
+ * "Host cluster management", "Cluster mapping"). All numbers are big-endian.
+ */
+#ifndef VARVE_BLOCK_DRIVERS_QCOW2_FORMAT_H
+#define VARVE_BLOCK_DRIVERS_QCOW2_FORMAT_H
+
+#include <stdint.h>
+
+#define QCOW2_MAGIC       0x514649fbu /* "QFI\xfb" */
+#define QCOW2_V2_HEADER   72
+#define QCOW2_V3_HEADER   104
+#define QCOW2_FULL_HEADER 112 /* with the compression type */
+
+struct qcow2_disk_header {
+    uint32_t magic;
+    uint32_t version;
+    uint64_t backing_file_offset;
+    uint32_t backing_file_size;
+    uint32_t cluster_bits;
+    uint64_t size;
+    uint32_t crypt_method;
+    uint32_t l1_size;
+    uint64_t l1_table_offset;
+    uint64_t refcount_table_offset;
+    uint32_t refcount_table_clusters;
+    uint32_t nb_snapshots;
+    uint64_t snapshots_offset;
+    /* version 3 */
+    uint64_t incompatible;
+    uint64_t compatible;
+    uint64_t autoclear;
+    uint32_t refcount_order;
+    uint32_t header_length;
+    /* if header_length reaches so far */
+    uint8_t compression_type;
+    uint8_t padding[7];
+};
+
+struct qcow2_disk_extension {
+    uint32_t type;
+    uint32_t length; /* of the data, which is padded to 8 bytes */
+};
+
+enum qcow2_extension {
+    QCOW2_EXT_END = 0,
+    QCOW2_EXT_BACKING_FORMAT = 0xe2792aca,
+    QCOW2_EXT_FEATURE_NAMES = 0x6803f857,
+    QCOW2_EXT_BITMAPS = 0x23852875,
+    QCOW2_EXT_CRYPTO = 0x0537be77,
+    QCOW2_EXT_DATA_FILE = 0x44415441,
+};
+
+/* One row of the feature name table. */
+struct qcow2_disk_feature {
+    uint8_t type; /* 0 incompatible, 1 compatible, 2 autoclear */
+    uint8_t bit;
+    char name[46]; /* padded with zero bytes */
+};
+
+#define QCOW2_INCOMPAT_DIRTY       (UINT64_C(1) << 0)
+#define QCOW2_INCOMPAT_CORRUPT     (UINT64_C(1) << 1)
+#define QCOW2_INCOMPAT_DATA_FILE   (UINT64_C(1) << 2)
+#define QCOW2_INCOMPAT_COMPRESSION (UINT64_C(1) << 3)
+#define QCOW2_INCOMPAT_EXTENDED_L2 (UINT64_C(1) << 4)
+#define QCOW2_INCOMPAT_KNOWN \
+    (QCOW2_INCOMPAT_DIRTY | QCOW2_INCOMPAT_CORRUPT | QCOW2_INCOMPAT_COMPRESSION)
+#define QCOW2_COMPAT_LAZY_REFCOUNTS (UINT64_C(1) << 0)
+#define QCOW2_AUTOCLEAR_KNOWN       UINT64_C(0)
+
+/* L1 and standard L2 entries. */
+#define QCOW2_COPIED                (UINT64_C(1) << 63) /* refcount is exactly one */
+#define QCOW2_COMPRESSED            (UINT64_C(1) << 62)
+#define QCOW2_ZERO                  UINT64_C(1)
+#define QCOW2_OFFSET_MASK           UINT64_C(0x00fffffffffffe00)
+/* Refcount table entries. */
+#define QCOW2_REFTABLE_MASK         UINT64_C(0xfffffffffffffe00)
+
+#define QCOW2_MIN_CLUSTER_BITS      9
+#define QCOW2_MAX_CLUSTER_BITS      21
+#define QCOW2_MAX_REFCOUNT_ORDER    6
+
+/* Limits that the format does not set, and that memory needs: those of QEMU,
+ * so that each side opens what the other writes. */
+#define QCOW2_MAX_L1_BYTES          (32 << 20)
+#define QCOW2_MAX_REFTABLE_BYTES    (8 << 20)
+#define QCOW2_MAX_SNAPSHOTS         65536
+#define QCOW2_MAX_BACKING_NAME      1023
+#define QCOW2_MAX_BACKING_FORMAT    31
+/* Host offsets have 56 bits in L2 entries. */
+#define QCOW2_MAX_HOST_OFFSET       (INT64_C(1) << 56)
+
+#endif

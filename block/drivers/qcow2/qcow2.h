@@ -1,0 +1,287 @@
+/*
+ * What the files of the qcow2 driver share; see qcow2.c for the design.
+ *
+ * Everything runs on the node's loop. Data functions return 0 or -errno.
+ */
+#ifndef VARVE_BLOCK_DRIVERS_QCOW2_H
+#define VARVE_BLOCK_DRIVERS_QCOW2_H
+
+#include <glib.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/queue.h>
+#include "aio/colock.h"
+#include "block/drivers/qcow2/cache.h"
+#include "block/drivers/qcow2/format.h"
+#include "block/graph.h"
+#include "block/node.h"
+#include "block/request.h"
+#include "util/hbitmap.h"
+#include "util/range.h"
+
+/* Why a cluster is freed; decides whether the file gets a discard. */
+enum free_kind {
+    FREE_OTHER,
+    FREE_REQUEST, /* a guest's discard or unmapping write-zeroes */
+    FREE_KINDS,
+};
+
+/* Clusters on their way to refcount - 1; see free.c. */
+struct free_run {
+    int64_t offset, bytes;
+    enum free_kind kind;
+};
+
+/* An allocating write whose L2 entries are not yet set. */
+struct allocation {
+    int64_t offset, end; /* guest bytes, whole clusters */
+    struct co_queue waiters;
+    TAILQ_ENTRY(allocation) link;
+};
+
+/* The range [lo, hi) of table entries that differ from the disk; empty if
+ * lo >= hi. */
+struct table_dirt {
+    uint32_t lo, hi;
+};
+
+struct qcow2 {
+    struct node *node;
+
+    /* hot: geometry */
+    unsigned cluster_bits;
+    unsigned slice_bits; /* L2 entries of a slice, log2 */
+    unsigned l2_bits;    /* L2 entries of a table, log2 */
+    unsigned version;
+    int64_t cluster_size;
+    struct meta_cache l2;
+    uint64_t *l1; /* in the host's byte order */
+    uint32_t l1_size;
+    bool broken; /* found corrupt while running: no more writes */
+    bool check_overlap;
+    struct hbitmap *meta; /* by host offset: clusters that hold metadata */
+    unsigned grace_now;   /* generation of new requests: 0 or 1 */
+    unsigned grace_in_flight[2];
+    TAILQ_HEAD(, allocation) allocations;
+
+    /* clusters */
+    struct meta_cache rb;    /* refcount blocks */
+    unsigned refcount_order; /* bits of a refcount, log2 */
+    unsigned rslice_bits;    /* refcounts of a slice, log2 */
+    unsigned rb_bits;        /* refcounts of a block, log2 */
+    uint64_t *rt;            /* refcount table, host's byte order */
+    uint32_t rt_size;        /* entries */
+    uint64_t (*refcount_get)(const void *slice, uint64_t index);
+    void (*refcount_set)(void *slice, uint64_t index, uint64_t value);
+    uint64_t refcount_max;
+    struct co_mutex alloc_lock; /* refcounts and the search for free clusters */
+    int64_t alloc_hint;         /* cluster index: none below is free */
+    int64_t zero_from;          /* nothing was ever written from here on */
+    struct co_mutex table_lock; /* one new L2 table at a time */
+
+    /* order of writes, see commit.c */
+    struct co_mutex commit_lock;
+    struct table_dirt l1_dirt, rt_dirt;
+    GArray *frees[4]; /* struct free_run, by enum free_stage */
+    bool applying_frees;
+    bool discard_passed[FREE_KINDS];
+
+    /* cold: the header */
+    struct qcow2_disk_header header; /* in the host's byte order */
+    bool marked_corrupt;
+    bool recurse_known, recurse; /* block status looks into the file */
+};
+
+/* What the image lies in; another node may take its place while running. */
+static inline struct node *qcow2_file(const struct qcow2 *s)
+{
+    return s->node->file->child;
+}
+
+enum free_stage {
+    FREE_PENDING,  /* out of the L2 slice in memory */
+    FREE_STABLE,   /* out of the L2 table on disk */
+    FREE_SETTLING, /* waits for requests that may still use the mapping */
+    FREE_READY,    /* nobody can reach it any more */
+    FREE_STAGES,
+};
+
+enum cluster_type {
+    CLUSTER_UNALLOCATED,
+    CLUSTER_ZERO_PLAIN,
+    CLUSTER_ZERO_ALLOC, /* reads as zeroes, has a cluster */
+    CLUSTER_NORMAL,
+    CLUSTER_COMPRESSED,
+};
+
+/* A run of guest bytes of one type. */
+struct mapping {
+    enum cluster_type type;
+    bool copied;    /* NORMAL, ZERO_ALLOC: nobody else refers to the cluster */
+    int64_t host;   /* NORMAL, ZERO_ALLOC: byte offset, contiguous */
+    uint64_t entry; /* COMPRESSED: the L2 entry; the run ends with it */
+    int64_t bytes;
+};
+
+/* ---- header.c ---- */
+/* Reads and checks header and extensions; sets node->backing_filename and
+ * backing_format, s->header and the geometry. */
+bool co_qcow2_read_header(struct qcow2 *s, GError **error);
+/* Sets and clears incompatible feature bits on disk. Not flushed. */
+int co_qcow2_update_incompat(struct qcow2 *s, uint64_t set, uint64_t clear);
+/* Writes bytes of the header: a field that ends up in one sector. */
+int co_qcow2_write_field(struct qcow2 *s, int64_t offset, const void *field,
+                         size_t bytes);
+
+/* ---- tables.c: L1 and refcount table in memory ---- */
+bool co_qcow2_load_tables(struct qcow2 *s, GError **error);
+void qcow2_free_tables(struct qcow2 *s);
+/* Notes that [offset, offset + bytes) holds (no longer holds) metadata. */
+void qcow2_meta_add(struct qcow2 *s, int64_t offset, int64_t bytes);
+void qcow2_meta_remove(struct qcow2 *s, int64_t offset, int64_t bytes);
+/* True if a write there would destroy metadata. */
+bool qcow2_meta_overlaps(const struct qcow2 *s, int64_t offset, int64_t bytes);
+void table_dirt_add(struct table_dirt *d, uint32_t index);
+
+/* ---- corrupt.c ---- */
+/* Marks the image as corrupt, here and on disk, and announces it; -EIO. */
+int co_qcow2_corrupt(struct qcow2 *s, int64_t offset, int64_t bytes,
+                     const char *format, ...) G_GNUC_PRINTF(4, 5);
+
+/* ---- map.c ---- */
+/* The mapping at offset, as far as one slice says the same, at most bytes.
+ * Does not suspend if the slice is in memory. */
+int co_qcow2_map(struct qcow2 *s, int64_t offset, int64_t bytes,
+                 struct mapping *m);
+/* Makes the L2 slice at offset present and its table writable (a copy of its
+ * own); good until the caller suspends. */
+int co_qcow2_slice_for_write(struct qcow2 *s, int64_t offset,
+                             struct meta_entry **slice);
+/* The same, but *slice is NULL where there is no L2 table. */
+int co_qcow2_slice_if_any(struct qcow2 *s, int64_t offset,
+                          struct meta_entry **slice);
+void qcow2_decode_entry(const struct qcow2 *s, uint64_t entry,
+                        struct mapping *m);
+/* True if what is not allocated at offset comes from the backing node. */
+static inline bool qcow2_backing_covers(const struct qcow2 *s, int64_t offset)
+{
+    const struct edge *backing = s->node->backing;
+    return backing && offset < backing->child->length;
+}
+/* Index of an entry within its slice. */
+static inline unsigned qcow2_slice_index(const struct qcow2 *s, int64_t offset)
+{
+    return (offset >> s->cluster_bits) & ((1u << s->slice_bits) - 1);
+}
+static inline int64_t qcow2_slice_bytes(const struct qcow2 *s)
+{
+    return INT64_C(1) << (s->cluster_bits + s->slice_bits);
+}
+
+/* ---- io.c ---- */
+int co_qcow2_preadv(struct node *node, int64_t offset, int64_t bytes,
+                    const struct iov *iov, unsigned flags);
+int co_qcow2_pwritev(struct node *node, int64_t offset, int64_t bytes,
+                     const struct iov *iov, unsigned flags);
+/* Within a request: guest data as they are now. */
+int co_qcow2_read_data(struct qcow2 *s, int64_t offset, int64_t bytes,
+                       const struct iov *iov);
+int co_qcow2_block_status(struct node *node, bool want_zero, int64_t offset,
+                          int64_t bytes, struct block_status *status);
+/* Brackets of a request that uses mappings. */
+static inline unsigned qcow2_enter(struct qcow2 *s)
+{
+    s->grace_in_flight[s->grace_now]++;
+    return s->grace_now;
+}
+static inline void qcow2_leave(struct qcow2 *s, unsigned generation)
+{
+    s->grace_in_flight[generation]--;
+}
+
+/* ---- alloc.c: writes that allocate ---- */
+/* Writes a first part of iov at offset, where no cluster can be overwritten as
+ * it is; *done says how much. 0 and *done 0 asks to map again. */
+int co_qcow2_write_alloc(struct qcow2 *s, int64_t offset, const struct iov *iov,
+                         int64_t *done);
+/* Waits for an allocation in flight in the range; true if there was one, and
+ * then everything may have changed. */
+bool co_qcow2_wait_allocation(struct qcow2 *s, int64_t offset, int64_t bytes);
+
+/* ---- zero.c ---- */
+int co_qcow2_pwrite_zeroes(struct node *node, int64_t offset, int64_t bytes,
+                           unsigned flags);
+int co_qcow2_pdiscard(struct node *node, int64_t offset, int64_t bytes);
+/* Frees what maps [offset, offset + bytes), whole clusters, so that nothing is
+ * mapped there: for shrinking. */
+int co_qcow2_unmap(struct qcow2 *s, int64_t offset, int64_t bytes);
+
+/* ---- refcount.c ---- */
+void qcow2_refcount_init(struct qcow2 *s);
+int co_qcow2_refcount(struct qcow2 *s, int64_t cluster, uint64_t *value);
+/* Up to `want` contiguous clusters, refcount 1 from now on: *got of them at the
+ * returned offset, or -errno. *fresh: never written, so they read as zeroes. */
+int64_t co_qcow2_alloc_clusters(struct qcow2 *s, int64_t want, int64_t *got,
+                                bool *fresh);
+/* Exactly n contiguous clusters; for tables. */
+int64_t co_qcow2_alloc_contiguous(struct qcow2 *s, int64_t n);
+/* Refcount - 1 for whole clusters; *done bytes are, even on failure. */
+int co_qcow2_release(struct qcow2 *s, int64_t offset, int64_t bytes,
+                     int64_t *done);
+/* For repair: any value; -ENOENT if no block counts the cluster. */
+int co_qcow2_refcount_force(struct qcow2 *s, int64_t cluster, uint64_t value);
+
+/* With alloc_lock held: the slice that counts cluster, or NULL where no block
+ * does. */
+int co_qcow2_refcount_slice(struct qcow2 *s, int64_t cluster,
+                            struct meta_entry **slice);
+/* Clusters below end (an index) have been handed out. */
+void qcow2_note_used(struct qcow2 *s, int64_t end);
+
+/* ---- reftable.c: new refcount blocks and a larger refcount table ---- */
+/* With alloc_lock held: makes the block that counts cluster, which no block
+ * does, in the free cluster `home`; home may be cluster itself. -EAGAIN: the
+ * table had to grow first and took clusters; search again. */
+int co_qcow2_make_refcount_block(struct qcow2 *s, int64_t cluster,
+                                 int64_t home);
+
+/* ---- commit.c, free.c ---- */
+/* Metadata to the file in safe order: what they refer to is stable first. */
+int co_qcow2_commit(struct qcow2 *s);
+int co_qcow2_commit_locked(struct qcow2 *s);
+/* The last reference in memory to a range of clusters is gone. */
+void qcow2_free_later(struct qcow2 *s, int64_t offset, int64_t bytes,
+                      enum free_kind kind);
+/* Clusters that no metadata on disk ever referred to. */
+void co_qcow2_free_unused(struct qcow2 *s, int64_t offset, int64_t bytes);
+/* Clusters of a compressed cluster's L2 entry. */
+void qcow2_free_compressed_later(struct qcow2 *s, uint64_t entry,
+                                 enum free_kind kind);
+void qcow2_frees_advance(struct qcow2 *s);
+void co_qcow2_apply_frees(struct qcow2 *s);
+bool qcow2_frees_left(const struct qcow2 *s);
+void qcow2_frees_append(GArray *to, GArray *from);
+
+/* ---- compressed.c ---- */
+/* Where the compressed data of an L2 entry is. */
+void qcow2_compressed_extent(const struct qcow2 *s, uint64_t entry,
+                             int64_t *host, int64_t *bytes);
+int co_qcow2_read_compressed(struct qcow2 *s, uint64_t entry, int64_t skip,
+                             const struct iov *iov);
+
+/* ---- repair.c ---- */
+/* Rebuilds all refcounts from the tables that refer to clusters. */
+bool co_qcow2_repair_refcounts(struct qcow2 *s, GError **error);
+
+/* ---- resize.c ---- */
+bool co_qcow2_truncate(struct node *node, int64_t size, bool exact,
+                       enum prealloc_mode prealloc, unsigned flags,
+                       GError **error);
+
+/* ---- create.c ---- */
+bool co_qcow2_create(const struct blockdev_create_options *options,
+                     GError **error);
+bool co_qcow2_create_file(const char *filename,
+                          const struct create_params *params, GError **error);
+
+#endif

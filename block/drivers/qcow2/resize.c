@@ -1,0 +1,222 @@
+/*
+ * Changing the size of the disk.
+ *
+ * A larger L1 table is written next to the old one and takes effect with one
+ * write of the header. What lies in the last cluster behind the end of a disk
+ * may be anything, so it is zeroed before it comes into sight. Shrinking
+ * unmaps first, and sets the size when that is on disk.
+ *
+ * Runs on the node's loop; the engine keeps requests off what changes.
+ */
+#include "block/drivers/qcow2/qcow2.h"
+
+#include <endian.h>
+#include <errno.h>
+#include <stddef.h>
+#include <string.h>
+#include "util/error.h"
+
+/* ---- a larger L1 table --------------------------------------------------- */
+
+static int co_switch_l1(struct qcow2 *s, int64_t host, uint32_t entries)
+{
+    struct {
+        uint32_t size;
+        uint64_t offset;
+    } __attribute__((packed)) field = {htobe32(entries), htobe64(host)};
+
+    co_node_debug_event(qcow2_file(s), BLKDEBUG_EVENT_L1_GROW_ACTIVATE_TABLE);
+    /* Stable: the table, what it refers to, and that it is counted. */
+    int ret = co_qcow2_commit_locked(s);
+    if (ret == 0) {
+        ret = co_node_flush(qcow2_file(s));
+    }
+    if (ret == 0) {
+        ret =
+            co_qcow2_write_field(s, offsetof(struct qcow2_disk_header, l1_size),
+                                 &field, sizeof(field));
+    }
+    return ret < 0 ? ret : co_node_flush(qcow2_file(s));
+}
+
+/* disk: the whole table as it is to be written. */
+static int co_write_l1(struct qcow2 *s, uint64_t *disk, int64_t host,
+                       int64_t bytes)
+{
+    memset(disk, 0, bytes);
+    for (uint32_t i = 0; i < s->l1_size; i++) {
+        disk[i] = htobe64(s->l1[i]);
+    }
+    co_node_debug_event(qcow2_file(s), BLKDEBUG_EVENT_L1_GROW_WRITE_TABLE);
+    return co_node_pwrite(qcow2_file(s), host, disk, bytes, 0);
+}
+
+static int co_grow_l1_locked(struct qcow2 *s, uint32_t entries, uint64_t *table,
+                             int64_t host, int64_t bytes)
+{
+    int ret = co_write_l1(s, table, host, bytes);
+    if (ret == 0) {
+        co_mutex_lock(&s->commit_lock);
+        ret = co_switch_l1(s, host, entries);
+        co_mutex_unlock(&s->commit_lock);
+    }
+    if (ret < 0) {
+        return ret;
+    }
+    int64_t old_bytes = align_up((int64_t)s->l1_size * 8, s->cluster_size);
+    if (old_bytes) {
+        struct free_run old = {s->header.l1_table_offset, old_bytes,
+                               FREE_OTHER};
+        g_array_append_val(s->frees[FREE_READY], old);
+    }
+    memset(table, 0, bytes);
+    memcpy(table, s->l1, (size_t)s->l1_size * 8);
+    io_buffer_free(s->l1);
+    s->l1 = table;
+    s->l1_size = entries;
+    s->header.l1_size = entries;
+    s->header.l1_table_offset = host;
+    qcow2_meta_add(s, host, bytes);
+    return 0;
+}
+
+static int co_grow_l1(struct qcow2 *s, uint32_t entries)
+{
+    int64_t bytes = align_up((int64_t)entries * 8, s->cluster_size);
+    uint64_t *table = io_buffer_try_alloc(qcow2_file(s), bytes);
+
+    if (!table) {
+        return -ENOMEM;
+    }
+    /* No L1 entry changes while the new table is written. */
+    co_mutex_lock(&s->table_lock);
+    co_node_debug_event(qcow2_file(s), BLKDEBUG_EVENT_L1_GROW_ALLOC_TABLE);
+    int64_t host = co_qcow2_alloc_contiguous(s, bytes >> s->cluster_bits);
+    int ret =
+        host < 0 ? host : co_grow_l1_locked(s, entries, table, host, bytes);
+    co_mutex_unlock(&s->table_lock);
+    if (ret < 0) {
+        io_buffer_free(table);
+        if (host >= 0) {
+            co_qcow2_free_unused(s, host, bytes);
+        }
+    }
+    co_qcow2_apply_frees(s);
+    return ret;
+}
+
+/* ---- the size ------------------------------------------------------------ */
+
+static int co_set_size(struct qcow2 *s, int64_t size)
+{
+    uint64_t field = htobe64(size);
+
+    int ret = co_qcow2_commit(s);
+    if (ret == 0) {
+        ret = co_node_flush(qcow2_file(s));
+    }
+    if (ret == 0) {
+        ret = co_qcow2_write_field(s, offsetof(struct qcow2_disk_header, size),
+                                   &field, sizeof(field));
+    }
+    if (ret == 0) {
+        s->header.size = size;
+        ret = co_node_flush(qcow2_file(s));
+    }
+    return ret;
+}
+
+/* Behind the old end, in the cluster that the end lies in. */
+static int co_zero_tail(struct qcow2 *s, int64_t old)
+{
+    int64_t bytes = align_up(old, s->cluster_size) - old;
+    struct mapping m;
+
+    if (!bytes) {
+        return 0;
+    }
+    int ret = co_qcow2_map(s, old, bytes, &m);
+    if (ret < 0 || (m.type != CLUSTER_NORMAL && m.type != CLUSTER_COMPRESSED)) {
+        return ret;
+    }
+    void *zeroes = g_try_malloc0(bytes);
+    if (!zeroes) {
+        return -ENOMEM;
+    }
+    struct iovec vec;
+    struct iov iov = iov_buf(&vec, zeroes, bytes);
+    ret = co_qcow2_pwritev(s->node, old, bytes, &iov, 0);
+    g_free(zeroes);
+    return ret;
+}
+
+static bool co_grow(struct qcow2 *s, int64_t old, int64_t size, GError **error)
+{
+    int64_t need =
+        div_round_up(size, INT64_C(1) << (s->cluster_bits + s->l2_bits));
+    int ret;
+
+    if (need > QCOW2_MAX_L1_BYTES / 8) {
+        return error_set(error, "The image size is too large (try using a "
+                                "larger cluster size)");
+    }
+    if (need > s->l1_size) {
+        ret = co_grow_l1(s, need);
+        if (ret < 0) {
+            return error_set_errno(error, ret, "Failed to grow the L1 table");
+        }
+    }
+    ret = co_zero_tail(s, old);
+    if (ret < 0) {
+        return error_set_errno(error, ret,
+                               "Failed to zero the end of the "
+                               "last cluster");
+    }
+    ret = co_set_size(s, size);
+    return ret == 0 ||
+           error_set_errno(error, ret, "Failed to update the image size");
+}
+
+static bool co_shrink(struct qcow2 *s, int64_t old, int64_t size,
+                      GError **error)
+{
+    int64_t from = align_up(size, s->cluster_size);
+    int64_t end = align_up(old, s->cluster_size);
+
+    int ret = co_qcow2_unmap(s, from, end - from);
+    if (ret < 0) {
+        return error_set_errno(error, ret,
+                               "Failed to discard cropped "
+                               "clusters");
+    }
+    ret = co_set_size(s, size);
+    return ret == 0 ||
+           error_set_errno(error, ret, "Failed to update the image size");
+}
+
+bool co_qcow2_truncate(struct node *node, int64_t size, bool exact,
+                       enum prealloc_mode prealloc, unsigned flags,
+                       GError **error)
+{
+    struct qcow2 *s = node->state;
+    int64_t old = node->length;
+
+    if (size % BLOCK_SECTOR_SIZE) {
+        return error_set(error, "The new size must be a multiple of %u",
+                         BLOCK_SECTOR_SIZE);
+    }
+    if (prealloc != PREALLOC_MODE_OFF) {
+        return error_set(error,
+                         "Preallocation mode '%s' is not supported when "
+                         "resizing a qcow2 image",
+                         prealloc_mode_str(prealloc));
+    }
+    if (s->header.nb_snapshots && s->version < 3) {
+        return error_set(error, "Can't resize a v2 image which has snapshots");
+    }
+    if (size == old) {
+        return true;
+    }
+    return size > old ? co_grow(s, old, size, error)
+                      : co_shrink(s, old, size, error);
+}
