@@ -38,9 +38,12 @@ struct channel {
     GSocket *client;         /* NULL with stdio */
     int in_fd, out_fd;       /* -1: no client */
     int in_flags, out_flags; /* of stdio, to be put back */
-    bool reading, writing;   /* handlers are registered */
-    bool ready;              /* channel_new() has returned */
-    bool broken;             /* the client cannot be written to any more */
+    bool reading;            /* input is wanted */
+    /* Handlers are registered. That of reading stays for a while when input is
+     * not wanted, as it will be again after most requests. */
+    bool listens, writing;
+    bool ready;  /* channel_new() has returned */
+    bool broken; /* the client cannot be written to any more */
     GString *out;
     size_t sent; /* of out */
     struct deferred flush;
@@ -55,10 +58,10 @@ static void channel_writable(void *opaque);
 static void update_handlers(struct channel *c)
 {
     if (c->in_fd == c->out_fd) {
-        loop_fd_set(c->loop, c->in_fd, c->reading ? channel_readable : NULL,
+        loop_fd_set(c->loop, c->in_fd, c->listens ? channel_readable : NULL,
                     c->writing ? channel_writable : NULL, c);
     } else {
-        loop_fd_set(c->loop, c->in_fd, c->reading ? channel_readable : NULL,
+        loop_fd_set(c->loop, c->in_fd, c->listens ? channel_readable : NULL,
                     NULL, c);
         loop_fd_set(c->loop, c->out_fd, NULL,
                     c->writing ? channel_writable : NULL, c);
@@ -67,8 +70,9 @@ static void update_handlers(struct channel *c)
 
 void channel_set_reading(struct channel *c, bool on)
 {
-    if (c->in_fd >= 0 && c->reading != on) {
-        c->reading = on;
+    c->reading = on;
+    if (on && c->in_fd >= 0 && !c->listens) {
+        c->listens = true;
         update_handlers(c);
     }
 }
@@ -170,7 +174,7 @@ static void client_here(struct channel *c, int in_fd, int out_fd)
 {
     c->in_fd = in_fd;
     c->out_fd = out_fd;
-    c->reading = c->writing = c->broken = false;
+    c->reading = c->listens = c->writing = c->broken = false;
     g_string_truncate(c->out, 0);
     c->sent = 0;
     if (c->listener) {
@@ -183,7 +187,7 @@ static void client_here(struct channel *c, int in_fd, int out_fd)
 
 static void client_gone(struct channel *c)
 {
-    c->reading = c->writing = false;
+    c->reading = c->listens = c->writing = false;
     update_handlers(c);
     if (c->client) {
         g_socket_close(c->client, NULL);
@@ -229,6 +233,12 @@ static void channel_readable(void *opaque)
 {
     struct channel *c = opaque;
     char buffer[CHANNEL_READ];
+
+    if (!c->reading) {
+        c->listens = false;
+        update_handlers(c);
+        return;
+    }
     ssize_t n = read(c->in_fd, buffer, sizeof(buffer));
 
     if (n > 0) {

@@ -208,7 +208,10 @@ def test_quit_cancels_what_runs(varved):
     for step in NODES + [backup(sync="none")]:
         varved.command(*step)
     varved.qmp.take_events(0.1)
-    varved.stop()
+    varved.qmp.send({"execute": "quit"})
+    assert varved.qmp.answer() == {"return": {}}
+    varved.wait()
+    varved.check_end(0)
     seen = [(e["event"], e["data"].get("status")) for e in
             varved.qmp.take_events()]
     assert ("BLOCK_JOB_CANCELLED", None) in seen
