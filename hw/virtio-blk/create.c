@@ -81,6 +81,7 @@ struct virtio_blk *co_virtio_blk_new(const struct virtio_blk_props *props,
         return NULL;
     }
     dev->backend = backend_ref(backend);
+    backend->write_cache = !p.no_write_cache; /* until a driver has its say */
     dev->loop = loop_current();
     dev->id = g_strdup(p.id);
     if (p.serial) {

@@ -85,6 +85,8 @@ static void driver_ok(struct virtio_blk *dev)
     for (unsigned i = 0; i < dev->num_queues; i++) {
         struct virtio_blk_queue *q = &dev->queues[i];
 
+        q->setup.event_idx = virtio_blk_has(dev, VIRTIO_F_EVENT_IDX);
+        q->setup.indirect = virtio_blk_has(dev, VIRTIO_F_INDIRECT_DESC);
         if (q->enabled && !virtqueue_start(&q->vq, &split_ring_format,
                                            dev->memory, &q->setup)) {
             virtio_blk_break(dev, q->vq.broken);
@@ -143,8 +145,6 @@ void virtio_blk_set_queue(struct virtio_blk *dev, unsigned index,
     struct virtio_blk_queue *q = &dev->queues[index];
 
     q->setup = *setup;
-    q->setup.event_idx = virtio_blk_has(dev, VIRTIO_F_EVENT_IDX);
-    q->setup.indirect = virtio_blk_has(dev, VIRTIO_F_INDIRECT_DESC);
     q->enabled = true;
 }
 
