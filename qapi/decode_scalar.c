@@ -142,9 +142,10 @@ static bool fail_integer(struct decoder *d, const struct qapi_type *type,
                            : qapi_fail_expects(d, at, "uint64");
 }
 
-/* A number as typed: C syntax with 0x, or a size with a suffix. */
-static bool read_typed_int(const struct qapi_type *type, const char *text,
-                           bool *negative, uint64_t *magnitude)
+/* A number as typed: C syntax with 0x, or with a suffix as sizes have it; the
+ * schema calls many a size a plain integer. */
+static bool read_typed_int(const char *text, bool *negative,
+                           uint64_t *magnitude)
 {
     char *end;
     errno = 0;
@@ -157,8 +158,7 @@ static bool read_typed_int(const struct qapi_type *type, const char *text,
     if (!errno && !*end) {
         return true;
     }
-    return type->is_bytes && !*negative &&
-           keyval_parse_size(text, magnitude, NULL);
+    return !*negative && keyval_parse_size(text, magnitude, NULL);
 }
 
 bool qapi_decode_int(struct decoder *d, const struct qapi_type *type,
@@ -173,7 +173,7 @@ bool qapi_decode_int(struct decoder *d, const struct qapi_type *type,
         negative = value < 0;
         magnitude = negative ? -(uint64_t)value : json_object_get_uint64(json);
     } else if (!d->keyval || !is_string(json) ||
-               !read_typed_int(type, json_object_get_string(json), &negative,
+               !read_typed_int(json_object_get_string(json), &negative,
                                &magnitude)) {
         return fail_integer(d, type, at);
     }

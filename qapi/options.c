@@ -85,6 +85,12 @@ static bool put_json(struct json_object *tree, const char *key,
     return error_set(error, "Invalid parameter '%s'", key);
 }
 
+bool qapi_options_put(struct json_object *tree, const char *key,
+                      struct json_object *value, GError **error)
+{
+    return put_json(tree, key, value, true, error);
+}
+
 /* A copy of json with dotted keys taken apart; NULL and *error on conflict. */
 static struct json_object *expand(struct json_object *json, GError **error)
 {
@@ -136,6 +142,54 @@ static void *parse_json(const struct qapi_type *type, const char *text,
     return value;
 }
 
+/* Gives each child in the tree that has a file name, but no driver, the driver
+ * of the protocol that the name says. depth is that of the tree. */
+static bool name_protocols(struct json_object *tree, unsigned depth,
+                           GError **error)
+{
+    struct json_object *filename, *driver;
+
+    if (depth == QAPI_MAX_DEPTH) {
+        return error_set(error, "Options are nested too deeply");
+    }
+    json_object_object_foreach(tree, key, value)
+    {
+        if (!json_object_is_type(value, json_type_object)) {
+            continue;
+        }
+        if (json_object_object_get_ex(value, "filename", &filename) &&
+            json_object_is_type(filename, json_type_string) &&
+            !json_object_object_get_ex(value, "driver", &driver)) {
+            qapi_auto(blockdev_options) named = qapi_blockdev_from_filename(
+                json_object_get_string(filename), error);
+            if (!named) {
+                return false;
+            }
+            json_object_object_del(value, "filename");
+            struct json_object *encoded =
+                qapi_encode(&qapi_type_blockdev_options, named);
+            json_object_object_foreach(encoded, name, member)
+            {
+                json_object_object_add(value, name, json_object_get(member));
+            }
+            json_object_put(encoded);
+        }
+        if (!name_protocols(value, depth + 1, error)) {
+            return false;
+        }
+        (void)key;
+    }
+    return true;
+}
+
+struct blockdev_options *qapi_blockdev_options_decode(struct json_object *tree,
+                                                      GError **error)
+{
+    return name_protocols(tree, 0, error)
+               ? qapi_decode_keyval(&qapi_type_blockdev_options, tree, error)
+               : NULL;
+}
+
 /* The text after "json:". */
 static void *parse_json_name(const struct qapi_type *type, const char *text,
                              GError **error)
@@ -146,7 +200,12 @@ static void *parse_json_name(const struct qapi_type *type, const char *text,
         return NULL;
     }
     struct json_object *tree = expand(json, error);
-    void *value = tree ? qapi_decode_keyval(type, tree, error) : NULL;
+    void *value = NULL;
+    if (tree && type == &qapi_type_blockdev_options) {
+        value = qapi_blockdev_options_decode(tree, error);
+    } else if (tree) {
+        value = qapi_decode_keyval(type, tree, error);
+    }
     json_object_put(json);
     json_object_put(tree);
     return value;

@@ -17,6 +17,8 @@
 #include <glib.h>
 #include "qapi/types.h"
 
+struct json_object;
+
 /* Any struct or union from "key=value,..." or JSON ("{...}", "json:{...}").
  * Lists are a.0.b=...; implied_key (may be NULL) names a first value without
  * key. Free with qapi_free(type, ...). */
@@ -26,6 +28,19 @@ void *qapi_options_parse(const struct qapi_type *type, const char *text,
 /* The argument of --blockdev and --image-opts; implied key: driver. */
 struct blockdev_options *qapi_blockdev_options_parse(const char *text,
                                                      GError **error);
+
+/* For callers that gather a tree from several places: puts value, which it
+ * takes over, at a dotted key below tree (a JSON object), making objects on the
+ * way. Two objects are merged; a later scalar replaces an earlier one; a scalar
+ * where an object is needed is false and *error. qapi_decode_keyval() reads the
+ * tree. */
+bool qapi_options_put(struct json_object *tree, const char *key,
+                      struct json_object *value, GError **error);
+
+/* Reads such a tree, or one from a "json:" name, as a node. A child may be just
+ * a file name ("file.filename=x"): its protocol is what the name says. */
+struct blockdev_options *qapi_blockdev_options_decode(struct json_object *tree,
+                                                      GError **error);
 
 /* A file name as it stands in a backing-file string or a command: "json:" as
  * above; "file:PATH" and a plain PATH give the file driver; "null-co://" and

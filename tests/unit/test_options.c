@@ -95,7 +95,9 @@ static void typed_scalars_are_checked(void **state)
           "!Parameter 'read-zeroes' expects 'on' or 'off'");
     check(blockdev("null-co,read-zeroes=yes"),
           "{\"driver\":\"null-co\",\"read-zeroes\":true}");
-    check(blockdev("null-co,size=1k"), "!Parameter 'size' expects integer");
+    check(blockdev("null-co,size=1k"),
+          "{\"driver\":\"null-co\",\"size\":1024}");
+    check(blockdev("null-co,size=1x"), "!Parameter 'size' expects integer");
     check(blockdev("null-co,size=99999999999999999999"),
           "!Parameter 'size' expects integer");
     check(blockdev("null-co,size="), "!Parameter 'size' expects integer");
@@ -191,6 +193,19 @@ static void json_file_names_may_be_flat_and_untyped(void **state)
     check(filename("json:{\"driver\":\"qcow2\",\"file\":\"a\","
                    "\"file.driver\":\"null-co\"}"),
           "!Parameters 'file.*' used inconsistently");
+}
+
+static void children_may_be_file_names(void **state)
+{
+    check(blockdev("json:{'driver':'raw','file.filename':'x'}"),
+          "{\"driver\":\"raw\",\"file\":{\"driver\":\"file\","
+          "\"filename\":\"x\"}}");
+    check(blockdev("json:{'driver':'raw','file':{'filename':'null-co://'}}"),
+          "{\"driver\":\"raw\",\"file\":{\"driver\":\"null-co\"}}");
+    check(blockdev("json:{'driver':'raw','file.filename':'word:x'}"),
+          "!Unknown protocol 'word'");
+    check(blockdev("raw,file.filename=x"),
+          "!Parameter 'file.driver' is missing");
 }
 
 static void malformed_json_is_refused(void **state)
@@ -303,6 +318,7 @@ int main(void)
         cmocka_unit_test(nested_nodes_have_a_limit),
         cmocka_unit_test(json_text_is_strictly_typed),
         cmocka_unit_test(json_file_names_may_be_flat_and_untyped),
+        cmocka_unit_test(children_may_be_file_names),
         cmocka_unit_test(malformed_json_is_refused),
         cmocka_unit_test(json_nesting_has_a_limit),
         cmocka_unit_test(json_text_needs_no_terminator),
