@@ -100,6 +100,25 @@ static bool co_probe(struct node *file, enum blockdev_driver *format,
     return known || error_set(error, "Could not determine image format");
 }
 
+bool co_node_probe(const struct blockdev_options *protocol,
+                   enum blockdev_driver *format, GError **error)
+{
+    const struct open_defaults d = {.read_only = true, .force_share = true};
+    qapi_auto(blockdev_options) options = blockdev_options_clone(protocol);
+
+    /* Only a look: the name stays free for the node that will be used. */
+    g_clear_pointer(&options->node_name, g_free);
+    options->has_read_only = options->has_auto_read_only = false;
+    options->has_force_share = false;
+    struct node *file = co_open_node(options, &d, NULL, NULL, error);
+    if (!file) {
+        return false;
+    }
+    bool ok = co_probe(file, format, error);
+    co_node_unref(file);
+    return ok;
+}
+
 static struct node *co_open_probed(struct blockdev_options *protocol,
                                    const struct open_defaults *defaults,
                                    struct node *opened_for, GError **error)

@@ -118,6 +118,10 @@ struct node *co_node_open(const struct blockdev_options *options,
 struct node *co_node_open_filename(const char *filename, const char *format,
                                    const struct open_defaults *defaults,
                                    GError **error);
+/* The format of what the options of a protocol name, by its first bytes; opens
+ * it for reading only, beside whoever uses it. false and *error. Suspends. */
+bool co_node_probe(const struct blockdev_options *protocol,
+                   enum blockdev_driver *format, GError **error);
 /* For co_open of a driver: opens, or looks up by node-name, the child that ref
  * names and attaches it; sets node->file or node->backing by role. The child
  * takes over cache and read-only settings that its options do not give. NULL
