@@ -22,7 +22,7 @@ enum {
 };
 
 struct compare {
-    struct img_open how[2];
+    struct image_open how[2];
     struct backend *image[2];
     bool strict, quiet;
     struct progress progress;

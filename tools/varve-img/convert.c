@@ -26,7 +26,7 @@ enum {
 };
 
 struct convert {
-    struct img_open from, to;
+    struct image_open from, to;
     const char *format;
     const char *options; /* -o */
     const char *backing_file, *backing_format;

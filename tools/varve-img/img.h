@@ -8,6 +8,7 @@
 #include <stdint.h>
 #include "block/backend.h"
 #include "block/node.h"
+#include "tools/common/image.h"
 #include "tools/common/tool.h"
 
 /* One row of the table in main.c. run() gets argv[0] = the subcommand's name
@@ -27,16 +28,9 @@ int img_usage_error(const char *fmt, ...) G_GNUC_PRINTF(1, 2);
 /* Prints the subcommand's help to standard output; returns 0. */
 int img_help(const struct subcommand *cmd);
 
-/* How a subcommand opens an image. */
-struct img_open {
-    const char *filename;
-    const char *format; /* NULL: probe */
-    const char *cache;  /* -t or -T: "none", "writeback", "unsafe", ... */
-    bool writable, force_share, image_opts;
-};
 /* Opens the image and a backend on it; prints the error and returns NULL.
  * Suspends. */
-struct backend *co_img_open(const struct img_open *how);
+struct backend *co_img_open(const struct image_open *how);
 
 /* A known state of a range: zero or data. */
 struct img_extent {

@@ -9,32 +9,13 @@
 #include <stdio.h>
 #include <string.h>
 #include "qapi/codec.h"
+#include "tools/common/image_info.h"
 #include "util/error.h"
 
 struct info {
-    struct img_open how;
+    struct image_open how;
     bool json, chain;
 };
-
-static void print_specific(const struct image_info_specific *specific)
-{
-    if (!specific || specific->type != IMAGE_INFO_SPECIFIC_KIND_QCOW2) {
-        return;
-    }
-    struct json_object *tree =
-        qapi_encode(&qapi_type_image_info_specific, specific);
-    struct json_object *data;
-
-    printf("Format specific information:\n");
-    if (json_object_object_get_ex(tree, "data", &data)) {
-        json_object_object_foreach(data, key, value)
-        {
-            g_autofree char *label = g_strdelimit(g_strdup(key), "-", ' ');
-            printf("    %s: %s\n", label, json_object_get_string(value));
-        }
-    }
-    json_object_put(tree);
-}
 
 static void print_human(const struct image_info *i)
 {
@@ -66,7 +47,7 @@ static void print_human(const struct image_info *i)
     if (i->backing_filename_format) {
         printf("backing file format: %s\n", i->backing_filename_format);
     }
-    print_specific(i->format_specific);
+    tool_print_specific(stdout, i->format_specific);
 }
 
 static struct json_object *encode_one(struct image_info *i)

@@ -3,52 +3,9 @@
  */
 #include "tools/varve-img/img.h"
 
-#include <string.h>
 #include "block/request.h"
-#include "qapi/options.h"
-#include "util/error.h"
 
-/* The cache modes of qemu-img's -t and -T. */
-static const struct cache_mode {
-    const char *name;
-    bool direct, no_flush;
-} cache_modes[] = {
-    {"none", .direct = true},          {"off", .direct = true},
-    {"directsync", .direct = true},    {"writeback", .direct = false},
-    {"writethrough", .direct = false}, {"unsafe", .no_flush = true},
-};
-
-static bool apply_cache(const char *name, struct open_defaults *d)
-{
-    for (size_t i = 0; name && i < G_N_ELEMENTS(cache_modes); i++) {
-        if (!strcmp(name, cache_modes[i].name)) {
-            d->cache_direct = cache_modes[i].direct;
-            d->no_flush = cache_modes[i].no_flush;
-            return true;
-        }
-    }
-    return !name;
-}
-
-static struct node *co_open_node(const struct img_open *how, GError **error)
-{
-    struct open_defaults d = {.read_only = !how->writable,
-                              .force_share = how->force_share,
-                              .discard_unmap = how->writable};
-
-    if (!apply_cache(how->cache, &d)) {
-        error_set(error, "Invalid cache option: %s", how->cache);
-        return NULL;
-    }
-    if (!how->image_opts) {
-        return co_node_open_filename(how->filename, how->format, &d, error);
-    }
-    qapi_auto(blockdev_options) options =
-        qapi_blockdev_options_parse(how->filename, error);
-    return options ? co_node_open(options, error) : NULL;
-}
-
-struct backend *co_img_open(const struct img_open *how)
+struct backend *co_img_open(const struct image_open *how)
 {
     g_autoptr(GError) error = NULL;
     unsigned perm =
@@ -56,7 +13,11 @@ struct backend *co_img_open(const struct img_open *how)
     unsigned shared =
         how->force_share ? PERM_ALL : PERM_ALL & ~(PERM_WRITE | PERM_RESIZE);
 
-    struct node *node = co_open_node(how, &error);
+    if (how->cache && !cache_mode_find(how->cache)) {
+        tool_error("Invalid cache option: %s", how->cache);
+        return NULL;
+    }
+    struct node *node = co_image_open(how, NULL, &error);
     if (!node) {
         tool_error("Could not open '%s': %s", how->filename, error->message);
         return NULL;

@@ -1,0 +1,264 @@
+/*
+ * From what people type to the options of a node. All ways lead into one json
+ * tree, which the schema's decoder reads; here only the words are known that
+ * are not the schema's own. On the graph's loop.
+ */
+#include "tools/common/image.h"
+
+#include <json-c/json.h>
+#include <string.h>
+
+#include "qapi/codec.h"
+#include "qapi/options.h"
+#include "util/error.h"
+#include "util/keyval.h"
+
+static const struct cache_mode cache_modes[] = {
+    {.name = "none", .direct = true},
+    {.name = "off", .direct = true},
+    {.name = "directsync", .direct = true, .writethrough = true},
+    {.name = "writeback"},
+    {.name = "writethrough", .writethrough = true},
+    {.name = "unsafe", .no_flush = true},
+};
+
+const struct cache_mode *cache_mode_find(const char *name)
+{
+    for (size_t i = 0; i < G_N_ELEMENTS(cache_modes); i++) {
+        if (!strcmp(cache_modes[i].name, name)) {
+            return &cache_modes[i];
+        }
+    }
+    return NULL;
+}
+
+/* ---- options in pairs ---- */
+
+struct described {
+    const char *file, *format, *aio;
+    const struct cache_mode *cache;
+    struct json_object *tree; /* all else */
+};
+
+/* A driver that holds its data in a child "file" when it is opened by name. */
+static bool has_file(const char *driver)
+{
+    const struct block_driver *d = block_driver_find(driver);
+    return d && d->kind != DRIVER_PROTOCOL;
+}
+
+static bool take_pair(struct described *d, const struct keyval *pair,
+                      GError **error)
+{
+    if (!strcmp(pair->key, "file")) {
+        d->file = pair->value;
+    } else if (!strcmp(pair->key, "format") || !strcmp(pair->key, "driver")) {
+        if (d->format && strcmp(d->format, pair->value)) {
+            return error_set(error, "Cannot specify both 'driver' and "
+                                    "'format'");
+        }
+        d->format = pair->value;
+    } else if (!strcmp(pair->key, "aio")) {
+        d->aio = pair->value;
+    } else if (!strcmp(pair->key, "cache")) {
+        d->cache = cache_mode_find(pair->value);
+        if (!d->cache) {
+            return error_set(error, "invalid cache option");
+        }
+    } else {
+        return qapi_options_put(d->tree, pair->key,
+                                json_object_new_string(pair->value), error);
+    }
+    return true;
+}
+
+static bool put_bool(struct json_object *tree, const char *key, bool value)
+{
+    /* What is said one by one counts more than the mode. */
+    struct json_object *cache, *old;
+    if (json_object_object_get_ex(tree, "cache", &cache) &&
+        json_object_object_get_ex(cache, key + strlen("cache."), &old)) {
+        return true;
+    }
+    return qapi_options_put(tree, key, json_object_new_boolean(value), NULL);
+}
+
+/* The format of file, whose options may be changed by those below "file". */
+static bool co_find_format(const struct described *d,
+                           const struct blockdev_options *file,
+                           const char **format, GError **error)
+{
+    enum blockdev_driver driver;
+    if (!g_strcmp0(*format, "") || !*format) {
+        if (!co_node_probe(file, &driver, error)) {
+            return false;
+        }
+        *format = blockdev_driver_str(driver);
+    }
+    return block_driver_find(*format) ||
+           error_set(error, "Unknown driver '%s'", *format);
+}
+
+/* Puts the named file into the tree: as the node itself, or below it. */
+static bool co_put_file(struct described *d, GError **error)
+{
+    qapi_auto(blockdev_options) file =
+        qapi_blockdev_from_filename(d->file, error);
+    if (!file) {
+        return false;
+    }
+    const char *protocol = blockdev_driver_str(file->driver);
+    if (!d->format &&
+        (has_file(protocol) || g_str_has_prefix(d->file, "json:"))) {
+        d->format = protocol; /* the name says it all */
+    } else if (!co_find_format(d, file, &d->format, error)) {
+        return false;
+    }
+    struct json_object *tree = qapi_encode(&qapi_type_blockdev_options, file);
+    if (!strcmp(protocol, d->format)) {
+        json_object_object_foreach(tree, key, value)
+        {
+            struct json_object *old;
+            if (!json_object_object_get_ex(d->tree, key, &old)) {
+                json_object_object_add(d->tree, key, json_object_get(value));
+            }
+        }
+        json_object_put(tree);
+        return true;
+    }
+    if (!has_file(d->format)) {
+        json_object_put(tree);
+        return error_set(error, "Driver '%s' cannot be used for a %s image",
+                         d->format, protocol);
+    }
+    return qapi_options_put(d->tree, "file", tree, error);
+}
+
+static bool put_aio(struct described *d, GError **error)
+{
+    struct json_object *file, *old;
+    bool below = json_object_object_get_ex(d->tree, "file", &file) &&
+                 json_object_is_type(file, json_type_object);
+
+    if (!d->aio || (below && json_object_object_get_ex(file, "aio", &old))) {
+        return true;
+    }
+    struct json_object *driver;
+    if (json_object_object_get_ex(below ? file : d->tree, "driver", &driver) &&
+        strcmp(json_object_get_string(driver), "file")) {
+        return true; /* of no meaning elsewhere, as it always was */
+    }
+    return qapi_options_put(d->tree, below ? "file.aio" : "aio",
+                            json_object_new_string(d->aio), error);
+}
+
+static bool co_describe(struct described *d, const GPtrArray *pairs,
+                        GError **error)
+{
+    for (guint i = 0; i < pairs->len; i++) {
+        if (!take_pair(d, pairs->pdata[i], error)) {
+            return false;
+        }
+    }
+    if (d->file && *d->file && !co_put_file(d, error)) {
+        return false;
+    }
+    if (!d->format) {
+        return error_set(error, "Must specify either driver or file");
+    }
+    if (!block_driver_find(d->format)) {
+        return error_set(error, "Unknown driver '%s'", d->format);
+    }
+    if (d->cache) {
+        put_bool(d->tree, "cache.direct", d->cache->direct);
+        put_bool(d->tree, "cache.no-flush", d->cache->no_flush);
+    }
+    return qapi_options_put(d->tree, "driver",
+                            json_object_new_string(d->format), error) &&
+           put_aio(d, error);
+}
+
+struct blockdev_options *co_image_options(const GPtrArray *pairs,
+                                          bool *writethrough, GError **error)
+{
+    struct described d = {.tree = json_object_new_object()};
+    struct blockdev_options *options = NULL;
+
+    if (co_describe(&d, pairs, error)) {
+        options = qapi_blockdev_options_decode(d.tree, error);
+    }
+    *writethrough = d.cache && d.cache->writethrough;
+    json_object_put(d.tree);
+    return options;
+}
+
+/* ---- an image by name ---- */
+
+static void pair_free(gpointer p)
+{
+    struct keyval *pair = p;
+    g_free(pair->key);
+    g_free(pair->value);
+    g_free(pair);
+}
+
+static void add_pair(GPtrArray *pairs, const char *key, const char *value)
+{
+    if (value) {
+        struct keyval *pair = g_new(struct keyval, 1);
+        *pair = (struct keyval){.key = g_strdup(key), .value = g_strdup(value)};
+        g_ptr_array_add(pairs, pair);
+    }
+}
+
+static bool has_key(const GPtrArray *pairs, const char *key)
+{
+    for (guint i = 0; i < pairs->len; i++) {
+        if (!strcmp(((struct keyval *)pairs->pdata[i])->key, key)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* What the program's own options say, unless the list says it already. */
+static void add_program_options(GPtrArray *pairs, const struct image_open *how)
+{
+    const struct {
+        const char *key, *value;
+    } own[] = {
+        {"format", how->image_opts ? NULL : how->format},
+        {"cache", how->cache},
+        {"aio", how->aio},
+        {"discard",
+         how->discard ? how->discard : (how->writable ? "unmap" : NULL)},
+        {"read-only", how->writable ? NULL : "on"},
+        {"force-share", how->force_share ? "on" : NULL},
+    };
+    for (size_t i = 0; i < G_N_ELEMENTS(own); i++) {
+        if (!has_key(pairs, own[i].key)) {
+            add_pair(pairs, own[i].key, own[i].value);
+        }
+    }
+}
+
+struct node *co_image_open(const struct image_open *how, bool *writethrough,
+                           GError **error)
+{
+    g_autoptr(GPtrArray) pairs = NULL;
+    bool ignored;
+
+    if (how->image_opts) {
+        pairs = keyval_split(how->filename, "file", error);
+        if (!pairs) {
+            return NULL;
+        }
+    } else {
+        pairs = g_ptr_array_new_with_free_func(pair_free);
+        add_pair(pairs, "file", how->filename);
+    }
+    add_program_options(pairs, how);
+    qapi_auto(blockdev_options) options =
+        co_image_options(pairs, writethrough ? writethrough : &ignored, error);
+    return options ? co_node_open(options, error) : NULL;
+}

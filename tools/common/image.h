@@ -1,0 +1,46 @@
+/*
+ * An image as people describe it on a command line: a file name or a list of
+ * options, a format, and how to cache it.
+ */
+#ifndef VARVE_TOOLS_COMMON_IMAGE_H
+#define VARVE_TOOLS_COMMON_IMAGE_H
+
+#include <glib.h>
+#include <stdbool.h>
+#include "block/node.h"
+
+/* What -t, -T and cache= name. */
+struct cache_mode {
+    const char *name;
+    bool direct, no_flush, writethrough;
+};
+/* NULL: there is no such mode. */
+const struct cache_mode *cache_mode_find(const char *name);
+
+/* One tree of options from `pairs`, an array of struct keyval:
+ *
+ *   file           a name; "json:{...}" too
+ *   format         as driver; if neither is there, the file tells
+ *   cache          a cache mode
+ *   aio            of the file
+ *   (any other)    an option of the node ("discard"), or below it ("file.aio")
+ *
+ * Sets *writethrough from cache. Reads the file where it has to find out the
+ * format. NULL and *error; the caller owns the result. On the graph's loop;
+ * suspends. */
+struct blockdev_options *co_image_options(const GPtrArray *pairs,
+                                          bool *writethrough, GError **error);
+
+/* How a program opens an image. */
+struct image_open {
+    const char *filename;
+    const char *format; /* NULL: probe */
+    const char *cache, *aio, *discard;
+    bool writable, force_share;
+    bool image_opts; /* filename is a list of options */
+};
+/* The caller owns the reference. writethrough may be NULL. Suspends. */
+struct node *co_image_open(const struct image_open *how, bool *writethrough,
+                           GError **error);
+
+#endif
