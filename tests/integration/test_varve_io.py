@@ -1,0 +1,263 @@
+"""varve-io beside qemu-io: the same commands, the same lines and exit status."""
+import os
+import re
+import subprocess
+
+import pytest
+
+from lib import program
+
+ENV = dict(os.environ, LC_ALL="C.UTF-8")
+
+
+def normalise(text, directory):
+    text = text.replace(str(directory), "{dir}")
+    text = re.sub(r"ops; .*", "ops; TIME", text)
+    text = re.sub(r"(?m)^(\d+,\d+),[\d:.,]+$", r"\1,TIME", text)
+    # How a command is used is said in words of one's own.
+    text = re.sub(r"(?m)^(\w+)( .*)? -- .*", r"usage: \1", text)
+    return text.replace("qemu-io", "{io}").replace("varve-io", "{io}")
+
+
+def play(name, directory, args, stdin=""):
+    r = subprocess.run([program(name), *args], cwd=directory, input=stdin,
+                       capture_output=True, text=True, timeout=60, env=ENV)
+    return {"stdout": normalise(r.stdout, directory),
+            "stderr": normalise(r.stderr, directory), "status": r.returncode}
+
+
+def commands(*lines):
+    return [word for line in lines for word in ("-c", line)]
+
+
+@pytest.fixture
+def sides(tmp_path):
+    """Two directories with the same files."""
+    for name in ("ours", "theirs"):
+        directory = tmp_path / name
+        directory.mkdir()
+        with open(directory / "a.raw", "wb") as f:
+            f.truncate(1 << 20)
+        (directory / "pattern").write_bytes(b"a!b c~d\x7f\x80{")
+        (directory / "empty").write_bytes(b"")
+    return tmp_path / "ours", tmp_path / "theirs"
+
+
+def compare(sides, args, stdin="", streams=("stdout", "stderr", "status")):
+    ours = play("varve-io", sides[0], args, stdin)
+    theirs = play("qemu-io", sides[1], args, stdin)
+    for stream in streams:
+        assert ours[stream] == theirs[stream], (args, stream)
+    assert (sides[0] / "a.raw").read_bytes() == \
+        (sides[1] / "a.raw").read_bytes()
+    return ours
+
+
+# Each row is one run on a raw file of 1 MiB.
+RUNS = {
+    "write, read and verify": [
+        "write -P 0xaa 0 64k", "read -P 0xaa 0 64k", "read -P 170 0 64k",
+        "read -P 0 64k 512"],
+    "verification fails": [
+        "write -P 0xaa 0 64k", "read -P 0xbb 0 64k", "read -P 0 0 65k"],
+    "part of the data is verified": [
+        "write -P 1 0 100", "write -P 2 100 100", "read -P 1 -l 100 0 200",
+        "read -P 2 -s 100 0 200", "read -P 2 -s 99 -l 3 0 200",
+        "read -P 1 -s 201 0 200", "read -P 1 -s 100 -l 101 0 200",
+        "read -P 1 -s 100 0 101"],
+    "options of a check without a pattern": ["read -l 3 0 9", "read -s 3 0 9"],
+    "dump": ["write -s pattern 0 40", "read -v 0 40", "read -v 65520 48",
+             "read -v 3 5", "read -qv 0 16"],
+    "dump of a vector": ["write -P 65 0 4k", "readv -v 10 20 20"],
+    "pattern from a file": ["write -s pattern 7 100", "read -v 0 128",
+                            "write -s missing 0 5", "write -s empty 0 5",
+                            "write -s pattern -P 1 0 5"],
+    "unaligned": ["write 1 3", "read -v 0 5", "write -P 9 511 514",
+                  "read -P 9 511 514"],
+    "quiet": ["write -q 0 1k", "read -q 0 1k", "discard -q 0 1k",
+              "writev -q 0 1k 1k", "readv -q 0 1k"],
+    "for programs": ["write -C 0 1k", "read -C 0 512", "readv -C 0 1k 1k",
+                     "discard -C 0 1k"],
+    "zeroes": ["write -P 1 0 64k", "write -z 0 4k", "read -P 0 0 4k",
+               "read -P 1 4k 60k", "write -zu 4k 4k", "read -P 0 0 8k",
+               "write -z -n -u -f 8k 8k", "write -z 1 3"],
+    "options that need another": ["write -u 0 512", "write -n 0 512"],
+    "options that exclude each other": [
+        "write -z -P 1 0 512", "write -z -s pattern 0 512"],
+    "force unit access": ["write -f 0 512", "writev -f 0 512 512"],
+    "compressed is not for raw": ["write -c 0 64k", "write -c 1 64k",
+                                  "write -c 0 100"],
+    "state of a machine": ["write -b 0 1k", "read -b 0 1k"],
+    "beyond the end": ["write 0 2M", "write 1M 512", "read 1M 512",
+                       "read 1023k 2k", "discard 1M 512", "discard 0 2M",
+                       "readv 0 1M 1M", "write -z 1M 512", "read 7E 1"],
+    "too long": ["read 0 3G", "write 0 3G", "discard 0 3G", "write -z 0 3G",
+                 "write -zn 0 3G", "writev 0 1G 1G", "writev 0 3G",
+                 "readv 0 1G 1G 1G"],
+    "numbers": ["read x 1", "read 0x200 x", "read 0 1kb", "read 1.5k 0.5k",
+                "read 8E 1", "read 0x200 0x10", "read -- -1 1", "read 0 1K"],
+    "patterns": ["write -P 256 0 1", "write -P xx 0 1", "write -P -1 0 1",
+                 "write -P 010 0 1", "read -P 8 0 1", "readv -P 300 0 1",
+                 "writev -P 300 0 1", "aio_read -P 300 0 1", "write -P1 0 1",
+                 "read -qP 0x1 0 1"],
+    "nothing": ["read 0 0", "write 0 0", "discard 0 0", "write -z 0 0",
+                "read -v 0 0", "readv 0 0", "writev 0 0", "read 1M 0"],
+    "wrong options": ["read -x 0 1", "write -x 0 1", "discard -x 0 1",
+                      "truncate -x 1", "read 0 -1", "read -1 1",
+                      "read -P 1 -s 4 -s", "read -P"],
+    "wrong counts": ["read", "read 0", "read 0 1 2", "write", "discard 0",
+                     "flush 1", "length 1", "alloc", "alloc 0 1 2", "truncate",
+                     "sleep", "help a b", "info 1", "map 1", "readv 0"],
+    "options after words": ["write 0 512 -P 1", "read 0 512 -P 1"],
+    "unknown command": ["foo 1", "length"],
+    "blanks": ["   length   ", "", "   "],
+    "flush and length": ["flush", "length", "f", "l"],
+    "allocation": ["alloc 0", "alloc 0 1M", "alloc 64k 3", "alloc 0 100M",
+                   "alloc x", "alloc 0 x", "alloc 1M", "alloc 2M", "alloc -1",
+                   "map"],
+    "discard": ["write 0 128k", "discard 0 64k", "discard 3 100", "discard x 1",
+                "read -P 0 4k 4k"],
+    "truncate": ["truncate 2M", "length", "truncate x", "truncate 1000",
+                 "length", "read 0 1000", "truncate -m full 1M", "map",
+                 "truncate -m huge 3M", "truncate -m off 1234567", "length"],
+    "sleep": ["sleep 1", "sleep x", "sleep -5", "sleep 1x"],
+    "vectors": ["writev -P 3 0 1k 1k", "readv -P 3 0 512 1k 512",
+                "readv -P 1 0 512 1k", "readv 0 x", "readv x 1"],
+    "in the background": ["aio_write -P 5 0 64k", "aio_flush",
+                          "aio_read -P 5 0 64k", "aio_flush",
+                          "aio_read -P 6 0 64k", "aio_flush",
+                          "aio_write -q -z 0 64k", "aio_flush",
+                          "read -P 0 0 64k"],
+    "failing in the background": ["aio_read 1M 512", "aio_flush",
+                                  "aio_write 1M 512", "aio_flush",
+                                  "aio_write -u 0 1", "aio_write -z 0 1k 1k",
+                                  "aio_read -i 0 1", "aio_write -i 0 1"],
+    "quit ends it": ["quit", "read 0 512"],
+    "what failed before quit counts": ["read 0", "quit"],
+    "short names": ["r 0 512", "w 0 512", "d 0 512", "t 1M", "a 0"],
+    "info": ["info", "i"],
+    "help": ["help nothing"],
+    "no second file": ["open a.raw", "close", "length", "open missing",
+                       "open"],
+    "reopened by name": ["close", "open -o driver=raw a.raw", "write 0 512",
+                         "close", "close"],
+}
+
+
+@pytest.mark.parametrize("run", RUNS)
+def test_same_as_qemu_io(sides, run):
+    compare(sides, ["-f", "raw", "a.raw", *commands(*RUNS[run])])
+
+
+READ_ONLY = ["write 0 512", "discard 0 512", "flush", "truncate 1M",
+             "write -z 0 512", "aio_write 0 512", "writev 0 512", "read 0 512"]
+
+
+@pytest.mark.parametrize("args", [
+    ["-f", "raw", "-r", "a.raw", *commands(*READ_ONLY)],
+    ["missing"],
+    ["-f", "raw", "missing", "-c", "length"],
+    ["-f", "nonsense", "a.raw", "-c", "length"],
+    ["-c", "length"],
+    ["-c", "open -o driver=raw a.raw", "-c", "length"],
+    ["-f", "raw", "-t", "nonsense", "a.raw", "-c", "length"],
+    ["-f", "raw", "-d", "nonsense", "a.raw", "-c", "length"],
+    ["-f", "raw", "-i", "nonsense", "a.raw", "-c", "length"],
+    ["-f", "raw", "-d", "unmap", "a.raw", "-c", "discard 0 64k"],
+    ["-f", "raw", "-d", "ignore", "a.raw", "-c", "discard 0 64k"],
+    ["-f", "raw", "-t", "writethrough", "a.raw", "-c", "write 0 64k"],
+    ["-f", "raw", "-t", "unsafe", "a.raw", "-c", "write 0 64k", "-c", "flush"],
+    ["--image-opts", "driver=raw,file.filename=a.raw", "-c", "length"],
+    ["--image-opts", "driver=raw,file.driver=file,file.filename=a.raw,"
+     "read-only=on", "-c", "length"],
+    ["--image-opts", "-f", "raw", "a.raw", "-c", "length"],
+    ["--image-opts", "foo=a.raw", "-c", "length"],
+    ["--image-opts", "driver=raw,file.filename=missing", "-c", "length"],
+    ["--image-opts", "driver=null-co,size=1M,read-zeroes=on",
+     *commands("length", "read -P 0 0 1k", "map", "alloc 0")],
+    ['json:{"driver":"raw","file":{"driver":"file","filename":"a.raw"}}',
+     "-c", "length"],
+    ['json:{"driver":"raw","file.filename":"a.raw"}', "-c", "length"],
+    ["-f", "raw", "-m", "a.raw", *commands("write -P 7 0 4k",
+                                           "read -P 7 0 4k")],
+    ["-U", "-f", "raw", "a.raw", "-c", "length"],
+    ["-r", "-U", "-f", "raw", "a.raw", "-c", "length"],
+    ["-f", "raw", "-k", "a.raw", "-c", "length"],
+    ["-c", "length", "-f", "raw", "a.raw"],
+], ids=" ".join)
+def test_program_options(sides, args):
+    compare(sides, args)
+
+
+@pytest.mark.parametrize("args", [["-x"], ["--nonsense"], ["-c"],
+                                  ["-f", "raw", "a.raw", "b.raw"]],
+                         ids=" ".join)
+def test_wrong_command_line(sides, args):
+    ours = compare(sides, args, streams=["status"])
+    assert ours["stderr"].startswith("{io}: ") or \
+        "{io}: " in ours["stderr"], ours
+
+
+@pytest.mark.parametrize("aio", ["threads", "io_uring", "native"])
+def test_engines_past_the_page_cache(sides, aio):
+    compare(sides, ["-n", "-i", aio, "-f", "raw", "a.raw",
+                    *commands("write -P 1 0 64k", "write -P 2 511 2",
+                              "read -P 1 0 511", "read -P 2 511 2",
+                              "read -P 1 513 1000")])
+
+
+@pytest.mark.parametrize("stdin", [
+    "read 0 512\n\nquit\nlength\n",
+    "read 0 512\nlength",
+    "",
+    "length\nnonsense\nlength\n",
+])
+def test_prompt(sides, stdin):
+    compare(sides, ["-f", "raw", "a.raw"], stdin=stdin)
+
+
+def test_prompt_reads_a_file(sides):
+    for directory in sides:
+        (directory / "script").write_text("write 0 4k\nlength\n")
+    with open(sides[0] / "script") as script:
+        r = subprocess.run([program("varve-io"), "-f", "raw",
+                            str(sides[0] / "a.raw")], stdin=script,
+                           capture_output=True, text=True, timeout=20, env=ENV)
+    assert r.returncode == 0 and "wrote 4096/4096" in r.stdout
+
+
+def test_misaligned_memory_reaches_a_direct_file(sides):
+    compare(sides, ["-n", "-m", "-f", "raw", "a.raw",
+                    *commands("write -P 1 0 64k", "read -P 1 0 64k")])
+
+
+def test_every_command_has_help(sides):
+    listing = play("varve-io", sides[0], ["-c", "help"])
+    names = re.findall(r"(?m)^usage: (\w+)$", listing["stdout"])
+    assert names == sorted(names) and "write" in names and "open" in names
+    for name in names:
+        said = play("varve-io", sides[0], ["-c", f"help {name}"])
+        assert said["stdout"].startswith(f"usage: {name}\n"), said
+        assert said["status"] == 0
+
+
+def test_options_that_are_not_supported_are_refused_by_name(sides):
+    for option in ("--snapshot", "--copy-on-read"):
+        said = play("varve-io", sides[0], [option, "-f", "raw", "a.raw"])
+        assert said["status"] == 1
+        assert option in said["stderr"]
+
+
+def test_help_and_version(sides):
+    for option in ("-h", "--help"):
+        said = play("varve-io", sides[0], [option])
+        assert said["status"] == 0 and "example" in said["stdout"]
+    said = play("varve-io", sides[0], ["--version"])
+    assert said["stdout"].startswith("{io} version ")
+
+
+def test_a_signal_ends_it_at_once(sides):
+    r = subprocess.run([program("varve-io"), "-f", "raw", "a.raw", "-c",
+                        "write 0 4k", "-c", "sigraise 9"], cwd=sides[0],
+                       capture_output=True, text=True, timeout=20, env=ENV)
+    assert r.returncode == -9 and "wrote 4096/4096" in r.stdout

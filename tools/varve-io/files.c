@@ -1,0 +1,210 @@
+/*
+ * The commands that are about the open file as a whole, and about the program.
+ */
+#include "tools/varve-io/io.h"
+
+#include <inttypes.h>
+#include <signal.h>
+#include <stdlib.h>
+
+#include "block/backend.h"
+#include "block/types.h"
+#include "tools/common/image_info.h"
+#include "util/error.h"
+
+bool co_file_open(struct io_session *s, const struct image_open *how)
+{
+    g_autoptr(GError) error = NULL;
+    bool writethrough = false;
+
+    if (s->backend) {
+        error_set(&error, "file open already, try 'help close'");
+        return io_fail(s, &error);
+    }
+    struct node *node = co_image_open(how, &writethrough, &error);
+    if (node && how->writable && node->read_only) {
+        error_set(&error, "Block node is read-only");
+    } else if (node) {
+        unsigned perm = PERM_CONSISTENT_READ | (how->writable ? PERM_WRITE : 0);
+        s->backend = co_backend_new(NULL, node, perm, PERM_ALL, &error);
+    }
+    if (node) {
+        co_node_unref(node);
+    }
+    if (s->backend) {
+        s->backend->write_cache = !writethrough;
+        return true;
+    }
+    if (how->image_opts) {
+        g_prefix_error(&error, "can't open: ");
+    } else {
+        g_prefix_error(&error, "can't open device %s: ", how->filename);
+    }
+    return io_fail(s, &error);
+}
+
+void co_file_close(struct io_session *s)
+{
+    if (s->backend) {
+        co_io_session_drain(s);
+        co_backend_unref(s->backend);
+        s->backend = NULL;
+    }
+}
+
+static bool co_open(struct io_session *s, const struct io_args *args)
+{
+    struct image_open how = {
+        .cache = args->option['t'],
+        .discard = args->option['d'],
+        .aio = args->given['k'] ? "native" : args->option['i'],
+        .writable = !args->given['r'],
+        .force_share = args->given['U'],
+    };
+    g_autofree char *list = NULL;
+
+    if (args->n > 1 || (args->n == 0 && !args->given['o'])) {
+        return io_usage(s, args);
+    }
+    if (args->given['n']) {
+        how.cache = "none";
+    }
+    how.filename = args->n ? args->word[0] : args->option['o'];
+    if (args->given['o']) {
+        how.image_opts = true;
+        if (args->n) {
+            g_auto(GStrv) parts = g_strsplit(args->word[0], ",", -1);
+            g_autofree char *file = g_strjoinv(",,", parts);
+            list = g_strdup_printf("%s,file=%s", args->option['o'], file);
+            how.filename = list;
+        }
+    }
+    return co_file_open(s, &how);
+}
+
+static const struct io_command command_open = {
+    .name = "open",
+    .alias = "o",
+    .options = "rnkUt:d:i:o:",
+    .min = 1,
+    .max = -1,
+    .usage = "[-rnkU] [-t cache] [-d discard] [-i aio] [-o options] [path]",
+    .what = "opens a file for the commands that follow",
+    .help = " -r, for reading only\n"
+            " -n, as -t none\n"
+            " -k, as -i native\n"
+            " -U, another process may write to it\n"
+            " -t, cache mode\n"
+            " -d, ignore or unmap\n"
+            " -i, threads, native or io_uring\n"
+            " -o, options of the node: 'driver=qcow2,discard=unmap'\n"
+            "\n"
+            " 'open -n -o driver=raw /tmp/data' opens raw data uncached",
+    .no_file = true,
+    .co_run = co_open,
+};
+
+static bool co_close(struct io_session *s, const struct io_args *args)
+{
+    co_file_close(s);
+    return true;
+}
+
+static const struct io_command command_close = {
+    .name = "close",
+    .alias = "c",
+    .max = -1,
+    .usage = "",
+    .what = "closes the file",
+    .co_run = co_close,
+};
+
+static bool co_info(struct io_session *s, const struct io_args *args)
+{
+    struct node *node = s->backend->node;
+    struct node_info info = {0};
+    g_autoptr(GError) error = NULL;
+
+    co_node_get_info(node, &info);
+    g_autofree char *cluster = io_size_text(info.cluster_size);
+    fprintf(s->out, "format name: %s\ncluster size: %s\n", node->driver->name,
+            cluster);
+    qapi_auto(image_info) image = co_node_query_image(node, true, &error);
+    if (!image) {
+        return io_fail(s, &error);
+    }
+    if (!image->format_specific) {
+        fprintf(s->out, "vm state offset: 0 bytes\n"); /* it has none */
+    }
+    tool_print_specific(s->out, image->format_specific);
+    return true;
+}
+
+static const struct io_command command_info = {
+    .name = "info",
+    .alias = "i",
+    .max = 0,
+    .usage = "",
+    .what = "prints what the file is",
+    .co_run = co_info,
+};
+
+static bool co_quit(struct io_session *s, const struct io_args *args)
+{
+    s->ended = true;
+    return true;
+}
+
+static const struct io_command command_quit = {
+    .name = "quit",
+    .alias = "q",
+    .max = -1,
+    .usage = "",
+    .what = "ends the program",
+    .no_file = true,
+    .co_run = co_quit,
+};
+
+static bool co_abort(struct io_session *s, const struct io_args *args)
+{
+    fflush(s->out);
+    abort();
+}
+
+static const struct io_command command_abort = {
+    .name = "abort",
+    .max = 0,
+    .usage = "",
+    .what = "dies here and now, by abort(3)",
+    .no_file = true,
+    .co_run = co_abort,
+};
+
+static bool co_sigraise(struct io_session *s, const struct io_args *args)
+{
+    char *end;
+    long number = strtol(args->word[0], &end, 10);
+
+    if (*end || number <= 0 || number >= NSIG) {
+        fprintf(s->out, "%s is not a valid number\n", args->word[0]);
+        return false;
+    }
+    fflush(s->out);
+    raise((int)number);
+    return true;
+}
+
+static const struct io_command command_sigraise = {
+    .name = "sigraise",
+    .min = 1,
+    .max = 1,
+    .usage = "signal",
+    .what = "sends itself a signal, such as 9",
+    .no_file = true,
+    .co_run = co_sigraise,
+};
+
+const struct io_command *const file_commands[] = {
+    &command_abort, &command_close,    &command_info, &command_open,
+    &command_quit,  &command_sigraise, NULL,
+};
