@@ -15,6 +15,7 @@
 #include "util/error.h"
 
 static GString *fake_log;
+static unsigned fake_rng = 1;
 
 static const char *const op_names[FAKE_OPS] = {
     [FAKE_READ] = "read",
@@ -45,16 +46,138 @@ static int note(struct node *node, enum fake_op op)
     return fails ? -(f->fail_errno ? f->fail_errno : EIO) : 0;
 }
 
+void fake_seed(unsigned seed)
+{
+    fake_rng = seed * 2654435761u | 1;
+}
+
+static void co_pause_some(unsigned max)
+{
+    fake_rng = fake_rng * 1664525u + 1013904223u;
+    for (unsigned n = max ? (fake_rng >> 8) % (max + 1) : 0; n; n--) {
+        co_pause();
+    }
+}
+
 static int co_request(struct node *node, enum fake_op op)
 {
     struct fake *f = fake_of(node);
     int ret = note(node, op);
     f->inside++;
+    co_pause_some(f->pauses);
     while (f->hold[op]) {
         co_queue_wait(&f->held);
     }
     f->inside--;
     return ret;
+}
+
+/* ---- sparse formats ---- */
+
+static int co_read_behind(struct node *node, int64_t offset,
+                          const struct iov *iov)
+{
+    if (!node->backing) {
+        iov_set(iov, 0, 0, iov->bytes);
+        return 0;
+    }
+    return co_node_preadv(node->backing->child, offset, iov, 0);
+}
+
+static int co_sparse_read(struct node *node, int64_t offset,
+                          const struct iov *iov)
+{
+    const struct fake *f = fake_of(node);
+    int ret = 0;
+    for (size_t done = 0; ret == 0 && done < iov->bytes;) {
+        int64_t pos = offset + (int64_t)done;
+        int64_t rest = f->unit - pos % f->unit;
+        size_t n = MIN((size_t)rest, iov->bytes - done);
+        struct iov piece = iov_slice(iov, done, n);
+        ret = f->allocated[pos / f->unit]
+                  ? co_node_preadv(node->file->child, pos, &piece, 0)
+                  : co_read_behind(node, pos, &piece);
+        done += n;
+    }
+    return ret;
+}
+
+/* Copies the units that a write touches up from behind, and takes them. */
+static int co_sparse_fill(struct node *node, int64_t offset, int64_t bytes)
+{
+    struct fake *f = fake_of(node);
+    g_autofree char *buf = g_malloc((size_t)f->unit);
+    int ret = 0;
+    co_mutex_lock(&f->allocating);
+    for (int64_t u = offset / f->unit; ret == 0 && u * f->unit < offset + bytes;
+         u++) {
+        int64_t n = MIN(f->unit, node->length - u * f->unit);
+        struct iovec vec;
+        struct iov iov = iov_buf(&vec, buf, (size_t)n);
+        if (f->allocated[u]) {
+            continue;
+        }
+        ret = co_read_behind(node, u * f->unit, &iov);
+        if (ret == 0) {
+            ret = co_node_pwritev(node->file->child, u * f->unit, &iov, 0);
+        }
+        f->allocated[u] = ret == 0;
+    }
+    co_mutex_unlock(&f->allocating);
+    return ret;
+}
+
+void fake_make_sparse(struct node *node, int64_t unit)
+{
+    struct fake *f = fake_of(node);
+    f->unit = unit;
+    f->allocated = g_malloc0((size_t)(node->length / unit + 1));
+}
+
+static int co_sparse_status(struct node *node, int64_t offset, int64_t bytes,
+                            struct block_status *status)
+{
+    const struct fake *f = fake_of(node);
+    bool here = f->allocated[offset / f->unit];
+    int64_t end = offset;
+    do {
+        end += f->unit - end % f->unit;
+    } while (end < offset + bytes && f->allocated[end / f->unit] == here);
+    status->flags = here ? BLOCK_DATA | BLOCK_ALLOCATED : 0;
+    status->bytes = MIN(bytes, end - offset);
+    return 0;
+}
+
+static bool is_zero_block(const struct node *node, int64_t block)
+{
+    static const uint8_t zeroes[4096];
+    int64_t offset = block * 4096;
+    return !memcmp(((struct fake *)node->state)->data + offset, zeroes,
+                   (size_t)MIN(4096, node->length - offset));
+}
+
+static int co_fake_block_status(struct node *node, bool want_zero,
+                                int64_t offset, int64_t bytes,
+                                struct block_status *status)
+{
+    const struct fake *f = fake_of(node);
+    *status = (struct block_status){.flags = BLOCK_DATA | BLOCK_ALLOCATED,
+                                    .bytes = bytes};
+    co_pause_some(f->pauses);
+    if (f->allocated) {
+        return co_sparse_status(node, offset, bytes, status);
+    }
+    if (f->tells_zeroes && !node->file) {
+        bool zero = is_zero_block(node, offset / 4096);
+        int64_t end = offset;
+        do {
+            end += 4096 - end % 4096;
+        } while (end < offset + bytes &&
+                 is_zero_block(node, end / 4096) == zero);
+        status->flags = BLOCK_ALLOCATED | (zero ? BLOCK_ZERO : BLOCK_DATA);
+        status->bytes = MIN(bytes, end - offset);
+    }
+    return 0;
 }
 
 /* ---- the driver's functions ---- */
@@ -65,6 +188,9 @@ static int co_fake_preadv(struct node *node, int64_t offset, int64_t bytes,
     int ret = co_request(node, FAKE_READ);
     if (ret < 0) {
         return ret;
+    }
+    if (fake_of(node)->allocated) {
+        return co_sparse_read(node, offset, iov);
     }
     if (node->file) {
         return co_node_preadv(node->file->child, offset, iov, flags);
@@ -78,6 +204,10 @@ static int co_fake_pwritev(struct node *node, int64_t offset, int64_t bytes,
 {
     int ret = co_request(node, FAKE_WRITE);
     if (ret < 0) {
+        return ret;
+    }
+    if (fake_of(node)->allocated &&
+        (ret = co_sparse_fill(node, offset, bytes)) < 0) {
         return ret;
     }
     if (node->file) {
@@ -99,7 +229,11 @@ static int co_fake_pwrite_zeroes(struct node *node, int64_t offset,
 
 static int co_fake_pdiscard(struct node *node, int64_t offset, int64_t bytes)
 {
-    return co_request(node, FAKE_DISCARD);
+    int ret = co_request(node, FAKE_DISCARD);
+    if (ret == 0 && fake_of(node)->data) {
+        memset(fake_of(node)->data + offset, 0, (size_t)bytes);
+    }
+    return ret;
 }
 
 static int co_fake_flush(struct node *node)
@@ -111,6 +245,7 @@ static void co_fake_close(struct node *node)
 {
     note(node, FAKE_CLOSE);
     g_free(fake_of(node)->data);
+    g_free(fake_of(node)->allocated);
 }
 
 static bool fake_perm_prepare(struct node *node, unsigned perm, unsigned shared,
@@ -157,6 +292,7 @@ static const struct block_driver fake_drivers[] = {
             .kind = DRIVER_PROTOCOL,
             .co_preadv = co_fake_preadv,
             .co_pwritev = co_fake_pwritev,
+            .co_block_status = co_fake_block_status,
             .co_pwrite_zeroes = co_fake_pwrite_zeroes,
             .co_pdiscard = co_fake_pdiscard,
         },
@@ -165,6 +301,7 @@ static const struct block_driver fake_drivers[] = {
             FAKE_COMMON,
             .kind = DRIVER_FORMAT,
             .supports_backing = true,
+            .co_block_status = co_fake_block_status,
             .co_preadv = co_fake_preadv,
             .co_pwritev = co_fake_pwritev,
         },

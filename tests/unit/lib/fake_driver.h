@@ -40,6 +40,11 @@ struct fake {
     int fail_errno;        /* positive; EIO at first */
     bool hold[FAKE_OPS];   /* requests of that kind wait for fake_release() */
     struct co_queue held;
+    unsigned pauses;    /* a request takes up to that many passes, at random */
+    bool tells_zeroes;  /* a protocol's status finds 4 KiB blocks of zeroes */
+    uint8_t *allocated; /* of a sparse format: one byte a unit */
+    int64_t unit;
+    struct co_mutex allocating;
     unsigned inside;           /* requests in the driver now */
     unsigned wanted, unshared; /* of the last FAKE_PERM_PREPARE */
 };
@@ -56,6 +61,11 @@ struct node *co_fake_above(const char *name, enum driver_kind kind,
                            struct node *file);
 /* Attaches a backing child to a format. */
 void co_fake_set_backing(struct node *node, struct node *backing);
+/* Makes a format hold nothing of its own yet: it reads its backing child (or
+ * zeroes) until a unit is written, and answers for that in its status. */
+void fake_make_sparse(struct node *node, int64_t unit);
+/* Seeds the random pauses of all fake nodes. */
+void fake_seed(unsigned seed);
 /* Lets go what is held, and holds nothing any more. */
 void fake_release(struct node *node);
 

@@ -1,0 +1,715 @@
+/*
+ * block/jobs/backup.c: each sync mode copies what it should, at one instant,
+ * whatever the guest, errors, cancels, pauses and speed limits do; and no dirty
+ * bit is ever lost.
+ */
+#include "block/backup.h"
+
+#include <errno.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+#include <cmocka.h>
+
+#include "aio/loop.h"
+#include "block/block_copy.h"
+#include "block/dirty_bitmap.h"
+#include "block/request.h"
+#include "lib/fake_driver.h"
+#include "lib/job_log.h"
+#include "lib/noise.h"
+
+#define CLUSTER INT64_C(65536)
+#define LENGTH  (37 * CLUSTER + 20480)
+
+/* One disk: source, its backend, target. */
+struct disk {
+    struct node *source, *target;
+    struct backend *backend;
+    uint8_t *instant; /* content of the source when the last backup began */
+};
+
+static uint8_t *data_of(struct node *node)
+{
+    return fake_of(node)->data;
+}
+
+static void co_disk_open(struct disk *d, const char *backend,
+                         const char *source, const char *target)
+{
+    GError *error = NULL;
+
+    d->source = co_fake_node(source, LENGTH);
+    d->target = co_fake_node(target, LENGTH);
+    for (int64_t i = 0; i < LENGTH; i++) {
+        /* Every third cluster is zeroes. */
+        data_of(d->source)[i] =
+            i / CLUSTER % 3 == 2 ? 0 : (uint8_t)(i / 512 + 1);
+    }
+    memset(data_of(d->target), 0xee, LENGTH);
+    fake_of(d->source)->tells_zeroes = true;
+    d->backend =
+        co_backend_new(backend, d->source, PERM_CONSISTENT_READ | PERM_WRITE,
+                       PERM_ALL & ~(unsigned)PERM_RESIZE, &error);
+    assert_null(error);
+    d->instant = g_malloc(LENGTH);
+}
+
+static void co_disk_close(struct disk *d)
+{
+    co_backend_unref(d->backend);
+    co_node_unref(d->source);
+    co_node_unref(d->target);
+    g_free(d->instant);
+}
+
+static struct backup_params params_of(const struct disk *d)
+{
+    return (struct backup_params){
+        .source = d->source,
+        .target = d->target,
+        .sync = MIRROR_SYNC_MODE_FULL,
+        .max_workers = 4,
+    };
+}
+
+/* As a command does; NULL and *error. The job is referenced. */
+static struct job *co_start_backup(struct disk *d,
+                                   const struct backup_params *p,
+                                   GError **error)
+{
+    struct co_mutex *lock = &graph_current()->change_lock;
+
+    co_mutex_lock(lock);
+    co_drain_begin(d->source);
+    struct job *job = co_backup_prepare(p, NULL, error);
+    if (job) {
+        job_ref(job);
+        if (data_of(d->source)) {
+            memcpy(d->instant, data_of(d->source), LENGTH);
+        }
+        job_start(job);
+    }
+    co_drain_end(d->source);
+    co_mutex_unlock(lock);
+    return job;
+}
+
+/* Moves the clock on until the job has ended; drops the reference. */
+static int co_until_ended(struct job *job)
+{
+    for (int i = 0; job->status != JOB_STATUS_NULL; i++) {
+        if (i > 100000) {
+            fail_msg("job '%s' hangs in '%s'", job->id,
+                     job_status_str(job->status));
+        }
+        co_pause();
+        if (i % 10 == 9) {
+            loop_clock_advance(loop_current(), 1000000);
+        }
+    }
+    int ret = job->ret;
+    job_unref(job);
+    return ret;
+}
+
+static void assert_copied(const struct disk *d)
+{
+    for (int64_t i = 0; i < LENGTH; i += 512) {
+        if (memcmp(data_of(d->target) + i, d->instant + i, 512)) {
+            fail_msg("target differs at %" G_GINT64_FORMAT, i);
+        }
+    }
+}
+
+static void assert_no_trace(const struct disk *d)
+{
+    assert_true(TAILQ_EMPTY(&graph_current()->jobs));
+    assert_ptr_equal(d->backend->node, d->source);
+    assert_int_equal(d->target->refs, 1);
+}
+
+/* ---- sync modes ---------------------------------------------------------- */
+
+static void co_full(void *opaque)
+{
+    struct disk d;
+
+    co_disk_open(&d, "drive0", "s", "t");
+    struct backup_params p = params_of(&d);
+    job_log_start();
+    struct job *job = co_start_backup(&d, &p, NULL);
+    assert_string_equal(job->id, "drive0");
+    assert_int_equal(co_until_ended(job), 0);
+    job_log_is("created drive0, running drive0, paused drive0, "
+               "running drive0, waiting drive0, pending drive0, "
+               "COMPLETED drive0 2445312/2445312, concluded drive0, "
+               "null drive0");
+    job_log_stop();
+    assert_copied(&d);
+    assert_no_trace(&d);
+    /* Zeroes went as such. */
+    assert_true(fake_of(d.target)->calls[FAKE_ZEROES] >= 12);
+    co_disk_close(&d);
+}
+
+static void co_full_with_noise(void *opaque)
+{
+    struct disk d;
+    struct noise noise = {0};
+
+    unsigned seed = test_seed();
+    for (unsigned i = 0; i < 20; i++) {
+        fake_seed(seed + i);
+        co_disk_open(&d, "drive0", "s", "t");
+        fake_of(d.source)->pauses = 4;
+        fake_of(d.target)->pauses = 10;
+        noise_start(&noise, d.backend, 4, seed + i);
+        struct backup_params p = params_of(&d);
+        assert_int_equal(co_until_ended(co_start_backup(&d, &p, NULL)), 0);
+        co_noise_stop(&noise);
+        assert_int_equal(noise.failed, 0);
+        assert_copied(&d);
+        assert_no_trace(&d);
+        co_disk_close(&d);
+    }
+}
+
+/* Only what a guest overwrites is copied, and the job runs until cancelled. */
+static void co_none(void *opaque)
+{
+    struct disk d;
+    struct fake_call c = {.is_write = true, .offset = CLUSTER, .bytes = 1};
+
+    co_disk_open(&d, "drive0", "s", "t");
+    struct backup_params p = params_of(&d);
+    p.sync = MIRROR_SYNC_MODE_NONE;
+    struct job *job = co_start_backup(&d, &p, NULL);
+    co_settle();
+    assert_int_equal(fake_of(d.target)->calls[FAKE_WRITE], 0);
+    c.backend = d.backend;
+    fake_start(&c);
+    co_settle();
+    assert_int_equal(c.ret, 0);
+    assert_int_equal(fake_of(d.target)->calls[FAKE_WRITE], 1);
+    assert_memory_equal(data_of(d.target) + CLUSTER, d.instant + CLUSTER,
+                        CLUSTER);
+    assert_int_equal(data_of(d.target)[0], 0xee);
+    assert_int_equal(job->progress_current, CLUSTER);
+    assert_int_equal(job->progress_total, LENGTH);
+    assert_true(co_job_cancel(job, true, NULL));
+    assert_int_equal(co_until_ended(job), -ECANCELED);
+    assert_no_trace(&d);
+    co_disk_close(&d);
+}
+
+/* What lies in the source's backing file stays where it is. */
+static void co_top(void *opaque)
+{
+    struct node *base = co_fake_node("base", LENGTH);
+    struct node *file = co_fake_node("file", LENGTH);
+    struct node *top = co_fake_above("top", DRIVER_FORMAT, file);
+    struct disk d = {
+        .source = top,
+        .target = co_fake_node("t", LENGTH),
+        .instant = g_malloc(LENGTH),
+    };
+
+    co_fake_set_backing(top, base);
+    fake_make_sparse(top, CLUSTER / 2);
+    d.backend = co_backend_new("drive0", top, PERM_CONSISTENT_READ | PERM_WRITE,
+                               PERM_ALL & ~(unsigned)PERM_RESIZE, NULL);
+    memset(data_of(base), 0xbb, LENGTH);
+    memset(data_of(file), 0x11, LENGTH);
+    memset(data_of(d.target), 0xee, LENGTH);
+    /* One whole cluster, and half of another. */
+    fake_of(top)->allocated[4] = fake_of(top)->allocated[5] = 1;
+    fake_of(top)->allocated[9] = 1;
+    struct backup_params p = params_of(&d);
+    p.sync = MIRROR_SYNC_MODE_TOP;
+    fake_of(d.target)->hold[FAKE_WRITE] = true;
+    struct job *job = job_ref(co_start_backup(&d, &p, NULL));
+    co_settle();
+    assert_int_equal(job->progress_total, 2 * CLUSTER);
+    /* A write to what is not the source's own needs no copy. */
+    struct fake_call c = {.backend = d.backend,
+                          .is_write = true,
+                          .offset = 20 * CLUSTER,
+                          .bytes = 512};
+    fake_start(&c);
+    co_settle();
+    assert_int_equal(c.ret, 0);
+    fake_release(d.target);
+    assert_int_equal(co_until_ended(job), 0);
+    assert_int_equal(job->progress_total, 2 * CLUSTER);
+    assert_int_equal(job->progress_current, 2 * CLUSTER);
+    job_unref(job);
+    for (int64_t i = 0; i < LENGTH; i++) {
+        int64_t unit = i / (CLUSTER / 2);
+        int expected = unit == 4 || unit == 5 || unit == 9 ? 0x11
+                       : unit == 8                         ? 0xbb
+                                                           : 0xee;
+        assert_int_equal(data_of(d.target)[i], expected);
+    }
+    assert_no_trace(&d);
+    co_node_unref(base);
+    co_node_unref(file);
+    co_disk_close(&d);
+}
+
+static void co_incremental(void *opaque)
+{
+    struct disk d;
+    struct fake_call c = {
+        .is_write = true, .offset = 5 * CLUSTER + 7, .bytes = 9};
+
+    co_disk_open(&d, "drive0", "s", "t");
+    struct dirty_bitmap *b = dirty_bitmap_new(d.source, "b0", CLUSTER, NULL);
+    c.backend = d.backend;
+    fake_start(&c);
+    co_settle();
+    assert_int_equal(dirty_bitmap_count(b), CLUSTER);
+    struct backup_params p = params_of(&d);
+    p.sync = MIRROR_SYNC_MODE_INCREMENTAL;
+    p.bitmap = b;
+    struct job *job = job_ref(co_start_backup(&d, &p, NULL));
+    assert_true(b->busy);
+    assert_int_equal(co_until_ended(job), 0);
+    assert_int_equal(job->progress_total, CLUSTER);
+    job_unref(job);
+    assert_false(b->busy);
+    assert_int_equal(dirty_bitmap_count(b), 0);
+    assert_memory_equal(data_of(d.target) + 5 * CLUSTER,
+                        d.instant + 5 * CLUSTER, CLUSTER);
+    assert_int_equal(data_of(d.target)[0], 0xee);
+    /* Nothing dirty: nothing to do. */
+    assert_int_equal(co_until_ended(co_start_backup(&d, &p, NULL)), 0);
+    assert_int_equal(dirty_bitmap_count(b), 0);
+    dirty_bitmap_free(b);
+    co_disk_close(&d);
+}
+
+/* ---- errors -------------------------------------------------------------- */
+
+static void co_failing_read(void *opaque)
+{
+    struct disk d;
+
+    co_disk_open(&d, "drive0", "s", "t");
+    struct backup_params p = params_of(&d);
+    fake_of(d.source)->fail_at[FAKE_READ] = 3;
+    job_log_start();
+    assert_int_equal(co_until_ended(co_start_backup(&d, &p, NULL)), -EIO);
+    job_log_stop();
+    assert_no_trace(&d);
+    co_disk_close(&d);
+}
+
+static void co_stop_on_enospc(void *opaque)
+{
+    struct disk d;
+
+    co_disk_open(&d, "drive0", "s", "t");
+    struct backup_params p = params_of(&d);
+    p.on_target_error = BLOCKDEV_ON_ERROR_ENOSPC;
+    fake_of(d.target)->fail_errno = ENOSPC;
+    fake_of(d.target)->fail_at[FAKE_WRITE] = 2;
+    job_log_start();
+    struct job *job = co_start_backup(&d, &p, NULL);
+    co_settle();
+    job_log_is("created drive0, running drive0, paused drive0, "
+               "running drive0, ERROR drive0 write stop, paused drive0");
+    assert_int_equal(job->io_status, BLOCK_DEVICE_IO_STATUS_NOSPACE);
+    assert_true(job->user_paused);
+    assert_true(job_user_resume(job, NULL));
+    assert_int_equal(job->io_status, BLOCK_DEVICE_IO_STATUS_OK);
+    assert_int_equal(co_until_ended(job), 0);
+    job_log_is("running drive0, waiting drive0, pending drive0, "
+               "COMPLETED drive0 2445312/2445312, concluded drive0, "
+               "null drive0");
+    job_log_stop();
+    assert_copied(&d);
+    co_disk_close(&d);
+}
+
+static void co_ignore(void *opaque)
+{
+    struct disk d;
+
+    co_disk_open(&d, "drive0", "s", "t");
+    struct backup_params p = params_of(&d);
+    p.on_source_error = BLOCKDEV_ON_ERROR_IGNORE;
+    fake_of(d.source)->fail_at[FAKE_READ] = 5;
+    job_log_start();
+    assert_int_equal(co_until_ended(co_start_backup(&d, &p, NULL)), 0);
+    job_log_is("created drive0, running drive0, paused drive0, "
+               "running drive0, ERROR drive0 read ignore, waiting drive0, "
+               "pending drive0, COMPLETED drive0 2445312/2445312, "
+               "concluded drive0, null drive0");
+    job_log_stop();
+    assert_copied(&d);
+    co_disk_close(&d);
+}
+
+static void co_refused(struct disk *d, const struct backup_params *p,
+                       const char *message)
+{
+    GError *error = NULL;
+
+    assert_null(co_start_backup(d, p, &error));
+    assert_string_equal(error->message, message);
+    g_error_free(error);
+    assert_no_trace(d);
+}
+
+static void co_refusals(void *opaque)
+{
+    struct disk d;
+
+    co_disk_open(&d, "drive0", "s", "t");
+    struct node *small = co_fake_node("small", LENGTH - CLUSTER);
+    struct dirty_bitmap *b = dirty_bitmap_new(d.source, "b0", CLUSTER, NULL);
+    struct backup_params p;
+#define REFUSED(change, message)     \
+    do {                             \
+        p = params_of(&d);           \
+        change;                      \
+        co_refused(&d, &p, message); \
+    } while (0)
+    job_log_start();
+    REFUSED(p.target = d.source, "Source and target cannot be the same");
+    REFUSED(p.target = small, "Source and target image have different sizes");
+    REFUSED(p.job_id = "9", "Invalid job ID '9'");
+    REFUSED(p.speed = -1, "Parameter 'speed' expects a non-negative value");
+    REFUSED(p.compress = true, "Compression is not supported for this drive ");
+    REFUSED(p.max_workers = 0, "max-workers must be between 1 and 2147483647");
+    REFUSED(p.max_chunk = -1,
+            "max-chunk must be zero (which means no limit) or positive");
+    REFUSED(p.max_chunk = 4096, "Required max-chunk (4096) is less than "
+                                "backup cluster size (65536)");
+    REFUSED(p.filter_node_name = "s", "Could not create node: Duplicate nodes "
+                                      "with node-name='s'");
+    REFUSED((p.bitmap = b, p.bitmap_mode = BITMAP_SYNC_MODE_NEVER),
+            "Bitmap sync mode 'never' has no meaningful effect when combined "
+            "with sync mode 'full'");
+    REFUSED((p.bitmap = b, p.sync = MIRROR_SYNC_MODE_NONE),
+            "sync mode 'none' does not produce meaningful bitmap outputs");
+    dirty_bitmap_set_busy(b, true);
+    REFUSED((p.bitmap = b, p.sync = MIRROR_SYNC_MODE_BITMAP),
+            "Bitmap 'b0' is currently in use by another operation and cannot "
+            "be used");
+    dirty_bitmap_set_busy(b, false);
+    /* Nothing was announced. */
+    job_log_is("");
+    job_log_stop();
+    /* The target is taken, then the source's root, the filter. */
+    p = params_of(&d);
+    p.sync = MIRROR_SYNC_MODE_NONE;
+    struct job *job = co_start_backup(&d, &p, NULL);
+    GError *error = NULL;
+    p.job_id = "k";
+    assert_null(co_start_backup(&d, &p, &error));
+    assert_string_equal(error->message, "Node 't' is busy: block device is in "
+                                        "use by block job: backup");
+    g_clear_error(&error);
+    p.source = d.backend->node;
+    p.target = small;
+    assert_null(co_start_backup(&d, &p, &error));
+    assert_string_equal(error->message,
+                        "Node 'drive0' is busy: block device is in use by "
+                        "block job: backup");
+    g_clear_error(&error);
+    co_job_cancel(job, true, NULL);
+    co_until_ended(job);
+    dirty_bitmap_free(b);
+    co_node_unref(small);
+    co_disk_close(&d);
+}
+
+/* ---- holding it up ------------------------------------------------------- */
+
+static void co_pause_holds(void *opaque)
+{
+    struct disk d;
+
+    co_disk_open(&d, "drive0", "s", "t");
+    fake_of(d.target)->pauses = 30;
+    struct backup_params p = params_of(&d);
+    struct job *job = co_start_backup(&d, &p, NULL);
+    assert_true(job_user_pause(job, NULL));
+    co_settle();
+    assert_int_equal(job->status, JOB_STATUS_PAUSED);
+    assert_int_equal(fake_of(d.target)->inside, 0);
+    int64_t at = job->progress_current;
+    assert_true(at < LENGTH);
+    co_settle();
+    assert_int_equal(job->progress_current, at);
+    assert_true(job_user_resume(job, NULL));
+    assert_int_equal(co_until_ended(job), 0);
+    assert_copied(&d);
+    co_disk_close(&d);
+}
+
+static void co_speed_limits(void *opaque)
+{
+    struct disk d;
+
+    co_disk_open(&d, "drive0", "s", "t");
+    struct backup_params p = params_of(&d);
+    p.speed = 10 * CLUSTER; /* one cluster a slice */
+    struct job *job = co_start_backup(&d, &p, NULL);
+    int64_t start = loop_now_ns(loop_current());
+    while (loop_now_ns(loop_current()) - start < 1000000000) {
+        co_settle();
+        loop_clock_advance(loop_current(), 10000000);
+    }
+    assert_in_range(job->progress_current, 8 * CLUSTER, 12 * CLUSTER);
+    assert_true(job_set_speed(job, 0, NULL));
+    co_settle();
+    assert_int_equal(job->status, JOB_STATUS_NULL);
+    assert_int_equal(co_until_ended(job), 0);
+    assert_copied(&d);
+    co_disk_close(&d);
+}
+
+/* Drains from outside come and go while the job works. */
+static void co_drains(void *opaque)
+{
+    struct disk d;
+    struct noise noise = {0};
+
+    co_disk_open(&d, "drive0", "s", "t");
+    fake_of(d.source)->pauses = fake_of(d.target)->pauses = 6;
+    noise_start(&noise, d.backend, 2, 1);
+    struct backup_params p = params_of(&d);
+    struct job *job = co_start_backup(&d, &p, NULL);
+    for (int i = 0; i < 20 && job->status != JOB_STATUS_NULL; i++) {
+        co_drain_begin(d.source);
+        assert_int_equal(fake_of(d.source)->inside, 0);
+        assert_int_equal(fake_of(d.target)->inside, 0);
+        co_pause();
+        co_drain_end(d.source);
+        for (int k = 0; k < 20; k++) {
+            co_pause();
+        }
+    }
+    assert_int_equal(co_until_ended(job), 0);
+    co_noise_stop(&noise);
+    assert_copied(&d);
+    co_disk_close(&d);
+}
+
+/* ---- no bit is lost ------------------------------------------------------ */
+
+/* Where the bitmap is clean, the target has what the source has. */
+static void co_check_coverage(const struct disk *d, struct dirty_bitmap *b)
+{
+    co_drain_begin(d->source);
+    for (int64_t i = 0; i < LENGTH; i += 512) {
+        if (!hbitmap_get(b->bits, i) &&
+            memcmp(data_of(d->source) + i, data_of(d->target) + i, 512)) {
+            fail_msg("a dirty bit is lost at %" G_GINT64_FORMAT, i);
+        }
+    }
+    co_drain_end(d->source);
+}
+
+static void random_errors(GRand *r, struct disk *d, struct backup_params *p)
+{
+    static const enum blockdev_on_error policies[] = {
+        BLOCKDEV_ON_ERROR_REPORT, BLOCKDEV_ON_ERROR_REPORT,
+        BLOCKDEV_ON_ERROR_IGNORE, BLOCKDEV_ON_ERROR_STOP,
+        BLOCKDEV_ON_ERROR_ENOSPC,
+    };
+
+    p->on_source_error = policies[g_rand_int_range(r, 0, 5)];
+    p->on_target_error = policies[g_rand_int_range(r, 0, 5)];
+    fake_of(d->source)->fail_at[FAKE_READ] = g_rand_int_range(r, 0, 30);
+    fake_of(d->target)->fail_at[FAKE_WRITE] = g_rand_int_range(r, 0, 30);
+    fake_of(d->target)->fail_at[FAKE_ZEROES] = g_rand_int_range(r, 0, 10);
+    fake_of(d->target)->fail_errno = g_rand_boolean(r) ? ENOSPC : EIO;
+}
+
+static void random_mode(GRand *r, struct backup_params *p,
+                        struct dirty_bitmap *b)
+{
+    p->bitmap = b;
+    p->sync = MIRROR_SYNC_MODE_BITMAP;
+    p->bitmap_mode = g_rand_int_range(r, 0, BITMAP_SYNC_MODE__COUNT);
+    if (g_rand_int_range(r, 0, 4) == 0) {
+        p->sync = MIRROR_SYNC_MODE_FULL;
+        p->bitmap_mode = g_rand_boolean(r) ? BITMAP_SYNC_MODE_ALWAYS
+                                           : BITMAP_SYNC_MODE_ON_SUCCESS;
+    }
+    p->max_workers = g_rand_int_range(r, 1, 9);
+    p->speed = g_rand_boolean(r) ? 0 : g_rand_int_range(r, 1, 100) * CLUSTER;
+    p->max_chunk = g_rand_boolean(r) ? 0 : 3 * CLUSTER + 5;
+}
+
+/* Cancels, pauses, resumes and changes the speed at random until the end. */
+static int co_torture(GRand *r, struct job *job)
+{
+    bool may_cancel = g_rand_boolean(r);
+
+    while (job->status != JOB_STATUS_NULL) {
+        switch (g_rand_int_range(r, 0, may_cancel ? 41 : 40)) {
+        case 0:
+            job_user_pause(job, NULL);
+            break;
+        case 1:
+        case 2:
+            job_user_resume(job, NULL);
+            break;
+        case 3:
+            job_set_speed(job, g_rand_int_range(r, 0, 50) * CLUSTER, NULL);
+            break;
+        case 40:
+            co_job_cancel(job, true, NULL);
+            break;
+        default:
+            break;
+        }
+        co_pause();
+        loop_clock_advance(loop_current(), 100000);
+    }
+    return job->ret;
+}
+
+static void co_no_bit_is_lost(void *opaque)
+{
+    unsigned seed = test_seed();
+    GRand *r = g_rand_new_with_seed(seed);
+    struct disk d;
+    struct noise noise = {.rest = 200};
+    unsigned ok = 0, failed = 0;
+
+    fake_seed(seed);
+    co_disk_open(&d, "drive0", "s", "t");
+    struct dirty_bitmap *b = dirty_bitmap_new(d.source, "b0", 16384, NULL);
+    hbitmap_set_all(b->bits);
+    fake_of(d.source)->pauses = 3;
+    fake_of(d.target)->pauses = 8;
+    noise_start(&noise, d.backend, 3, seed);
+    for (int i = 0; i < 150; i++) {
+        struct backup_params p = params_of(&d);
+        random_mode(r, &p, b);
+        random_errors(r, &d, &p);
+        struct job *job = co_start_backup(&d, &p, NULL);
+        assert_non_null(job);
+        int ret = co_torture(r, job);
+        job_unref(job);
+        assert_false(b->busy);
+        assert_true(dirty_bitmap_recording(b));
+        assert_null(b->successor);
+        assert_no_trace(&d);
+        co_check_coverage(&d, b);
+        if (ret == 0) {
+            assert_copied(&d);
+        }
+        ret ? failed++ : ok++;
+    }
+    co_noise_stop(&noise);
+    /* The test must have seen both. */
+    assert_true(ok > 10 && failed > 10);
+    dirty_bitmap_free(b);
+    co_disk_close(&d);
+    g_rand_free(r);
+}
+
+/* Two disks that end together or not at all. */
+static void co_grouped_disks(void *opaque)
+{
+    unsigned seed = test_seed();
+    GRand *r = g_rand_new_with_seed(seed);
+    struct disk d[2];
+    struct dirty_bitmap *b[2];
+    struct noise noise[2] = {{.rest = 200}, {.rest = 200}};
+
+    fake_seed(seed);
+    co_disk_open(&d[0], "drive0", "s0", "t0");
+    co_disk_open(&d[1], "drive1", "s1", "t1");
+    for (int i = 0; i < 2; i++) {
+        b[i] = dirty_bitmap_new(d[i].source, "b0", CLUSTER, NULL);
+        hbitmap_set_all(b[i]->bits);
+        fake_of(d[i].source)->pauses = 3;
+        fake_of(d[i].target)->pauses = 8;
+        noise_start(&noise[i], d[i].backend, 2, seed + (unsigned)i);
+    }
+    for (int round = 0; round < 40; round++) {
+        struct co_mutex *lock = &graph_current()->change_lock;
+        struct job_group *group = job_group_new();
+        struct job *jobs[2];
+        co_mutex_lock(lock);
+        co_drain_all_begin();
+        for (int i = 0; i < 2; i++) {
+            struct backup_params p = params_of(&d[i]);
+            p.sync = MIRROR_SYNC_MODE_INCREMENTAL;
+            p.bitmap = b[i];
+            fake_of(d[i].target)->fail_at[FAKE_WRITE] =
+                g_rand_int_range(r, 0, 60);
+            jobs[i] = co_backup_prepare(&p, group, NULL);
+            assert_non_null(jobs[i]);
+            job_ref(jobs[i]);
+            memcpy(d[i].instant, data_of(d[i].source), LENGTH);
+        }
+        job_group_unref(group);
+        bool abort = g_rand_int_range(r, 0, 5) == 0;
+        for (int i = 1; i >= 0; i--) {
+            abort ? co_job_abort_created(jobs[i]) : job_start(jobs[i]);
+        }
+        co_drain_all_end();
+        co_mutex_unlock(lock);
+        int ret[2] = {co_until_ended(jobs[0]), co_until_ended(jobs[1])};
+        assert_int_equal(!ret[0], !ret[1]);
+        for (int i = 0; i < 2; i++) {
+            assert_no_trace(&d[i]);
+            assert_false(b[i]->busy);
+            co_check_coverage(&d[i], b[i]);
+            if (!ret[i]) {
+                assert_copied(&d[i]);
+            }
+        }
+    }
+    for (int i = 0; i < 2; i++) {
+        co_noise_stop(&noise[i]);
+        dirty_bitmap_free(b[i]);
+        co_disk_close(&d[i]);
+    }
+    g_rand_free(r);
+}
+
+#define BACKUP_TEST(name)          \
+    static void name(void **state) \
+    {                              \
+        in_fake_loop(co_##name);   \
+    }
+BACKUP_TEST(full)
+BACKUP_TEST(full_with_noise)
+BACKUP_TEST(none)
+BACKUP_TEST(top)
+BACKUP_TEST(incremental)
+BACKUP_TEST(failing_read)
+BACKUP_TEST(stop_on_enospc)
+BACKUP_TEST(ignore)
+BACKUP_TEST(refusals)
+BACKUP_TEST(pause_holds)
+BACKUP_TEST(speed_limits)
+BACKUP_TEST(drains)
+BACKUP_TEST(no_bit_is_lost)
+BACKUP_TEST(grouped_disks)
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(full),           cmocka_unit_test(full_with_noise),
+        cmocka_unit_test(none),           cmocka_unit_test(top),
+        cmocka_unit_test(incremental),    cmocka_unit_test(failing_read),
+        cmocka_unit_test(stop_on_enospc), cmocka_unit_test(ignore),
+        cmocka_unit_test(refusals),       cmocka_unit_test(pause_holds),
+        cmocka_unit_test(speed_limits),   cmocka_unit_test(drains),
+        cmocka_unit_test(no_bit_is_lost), cmocka_unit_test(grouped_disks),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
