@@ -92,16 +92,19 @@ static void update(struct graph *graph)
     }
 }
 
+void graph_drain_kick(struct graph *graph)
+{
+    co_queue_wake_all(&graph->drain_waiters);
+}
+
 void graph_drain_update(struct graph *graph)
 {
     if (graph->drain_sections) {
         update(graph);
+        /* Whoever was waited for may have left: a node that closes is told of
+         * no section, and does not kick when its last flush is over. */
+        graph_drain_kick(graph);
     }
-}
-
-void graph_drain_kick(struct graph *graph)
-{
-    co_queue_wake_all(&graph->drain_waiters);
 }
 
 /* ---- sections ---- */
