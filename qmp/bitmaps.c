@@ -46,11 +46,19 @@ struct dirty_bitmap *bitmap_add(const struct block_dirty_bitmap_add *args,
     return b;
 }
 
+struct dirty_bitmap *bitmap_find(const char *node, const char *name,
+                                 GError **error)
+{
+    struct node *disk = lookup_below_job_filters(node_lookup(node, node, NULL));
+    struct dirty_bitmap *b = disk ? dirty_bitmap_find(disk, name) : NULL;
+
+    return b ? b : dirty_bitmap_lookup(node, name, NULL, error);
+}
+
 static struct dirty_bitmap *lookup(const struct block_dirty_bitmap *args,
                                    unsigned refuse, GError **error)
 {
-    struct dirty_bitmap *b =
-        dirty_bitmap_lookup(args->node, args->name, NULL, error);
+    struct dirty_bitmap *b = bitmap_find(args->node, args->name, error);
 
     return b && dirty_bitmap_check(b, refuse, error) ? b : NULL;
 }
@@ -74,18 +82,16 @@ static struct dirty_bitmap *merge_source(
     const struct block_dirty_bitmap_or_str *source = args->bitmaps.items[i];
 
     if (source->kind == QAPI_KIND_STRING) {
-        return dirty_bitmap_lookup(args->node, source->u.local, NULL, error);
+        return bitmap_find(args->node, source->u.local, error);
     }
-    return dirty_bitmap_lookup(source->u.external.node, source->u.external.name,
-                               NULL, error);
+    return bitmap_find(source->u.external.node, source->u.external.name, error);
 }
 
 struct dirty_bitmap *bitmap_merge(const struct block_dirty_bitmap_merge *args,
                                   struct hbitmap **backup, GError **error)
 {
     struct hbitmap *before = NULL;
-    struct dirty_bitmap *target =
-        dirty_bitmap_lookup(args->node, args->target, NULL, error);
+    struct dirty_bitmap *target = bitmap_find(args->node, args->target, error);
 
     if (!target || !dirty_bitmap_check(target, REFUSE_DEFAULT, error)) {
         return NULL;
@@ -200,8 +206,7 @@ static bool sha256_visit(const void *opaque, void *result, GError **error)
 {
     const struct block_dirty_bitmap *args = opaque;
     struct block_dirty_bitmap_sha256 *out = result;
-    struct dirty_bitmap *b =
-        dirty_bitmap_lookup(args->node, args->name, NULL, error);
+    struct dirty_bitmap *b = bitmap_find(args->node, args->name, error);
 
     out->sha256 = b ? dirty_bitmap_sha256(b, error) : NULL;
     return out->sha256 != NULL;

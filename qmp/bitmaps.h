@@ -12,6 +12,10 @@
 struct dirty_bitmap;
 struct hbitmap;
 
+/* The bitmap `name` of a node or a backend. While a job has a filter above a
+ * backend's disk, that is the disk's bitmap. NULL and *error. */
+struct dirty_bitmap *bitmap_find(const char *node, const char *name,
+                                 GError **error);
 /* NULL and *error, or the new bitmap. */
 struct dirty_bitmap *bitmap_add(const struct block_dirty_bitmap_add *args,
                                 GError **error);

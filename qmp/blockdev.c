@@ -2,7 +2,9 @@
  * Commands that make, remove and resize nodes: block-core.json.
  */
 #include "block/backend.h"
+#include "block/create_job.h"
 #include "block/graph.h"
+#include "block/job.h"
 #include "block/request.h"
 #include "qmp/commands.h"
 #include "qmp/monitor.h"
@@ -92,6 +94,22 @@ void co_monitor_close_nodes(void)
     co_mutex_unlock(&graph->change_lock);
 }
 
+static bool create_visit(const void *args, void *result, GError **error)
+{
+    const struct blockdev_create_args *a = args;
+    struct job *job = create_job_new(a->job_id, a->options, error);
+
+    if (job) {
+        job_start(job);
+    }
+    return job != NULL;
+}
+
+bool qmp_blockdev_create(const struct blockdev_create_args *args, GError **errp)
+{
+    return co_visit_change(create_visit, args, NULL, errp);
+}
+
 static bool resize_visit(const void *args, void *result, GError **error)
 {
     const struct block_resize_args *a = args;
@@ -128,8 +146,7 @@ static bool threshold_visit(const void *args, void *result, GError **error)
     struct node *node = node_lookup(a->node_name, a->node_name, NULL);
 
     if (!node) {
-        return error_set_class(error, ERROR_DEVICE_NOT_FOUND,
-                               "Device '%s' not found", a->node_name);
+        return error_set(error, "Device '%s' not found", a->node_name);
     }
     if (a->write_threshold > INT64_MAX) {
         return error_set(error, "Parameter 'write-threshold' expects an offset "

@@ -138,17 +138,17 @@ static struct block_device_stats *backend_stats(const struct backend *b)
 }
 
 /* Requests are counted where they enter the graph: a node alone has none. */
-static struct block_stats *node_stats(const struct node *node)
+static struct block_stats *node_stats(const struct node *node, bool chain)
 {
     struct block_stats *s = g_new0(struct block_stats, 1);
 
     s->node_name = g_strdup(node->name);
     s->stats = g_new0(struct block_device_stats, 1);
     if (node->file) {
-        s->parent = node_stats(node->file->child);
+        s->parent = node_stats(node->file->child, chain);
     }
-    if (node->backing) {
-        s->backing = node_stats(node->backing->child);
+    if (chain && node->backing) {
+        s->backing = node_stats(node->backing->child, chain);
     }
     return s;
 }
@@ -159,7 +159,7 @@ static void stats_of_nodes(struct block_stats_list *list)
 
     TAILQ_FOREACH (node, &graph_current()->nodes, link) {
         if (node->opened) {
-            struct block_stats *s = node_stats(node);
+            struct block_stats *s = node_stats(node, false);
             qapi_list_append(list, s);
         }
     }
@@ -174,7 +174,7 @@ static void stats_of_backends(struct block_stats_list *list)
             continue;
         }
         struct block_stats *s =
-            b->node ? node_stats(b->node) : g_new0(struct block_stats, 1);
+            b->node ? node_stats(b->node, true) : g_new0(struct block_stats, 1);
         if (s->stats) {
             block_device_stats_free(s->stats);
         }

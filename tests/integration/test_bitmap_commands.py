@@ -1,4 +1,6 @@
 """Commands on dirty bitmaps, compared with qemu-storage-daemon's."""
+import subprocess
+
 from lib import Events, same_conversation
 
 MIB = 1 << 20
@@ -112,6 +114,26 @@ def test_sha256(pair):
         bitmap("add", node="n2", name="b0", granularity=4096),
         sha256("n0", "b0"), sha256("n0", "fine"), sha256("n2", "b0"),
         sha256("n0", "nope"), sha256("nope", "b0"),
+    ])
+
+
+def qcow2(daemon):
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", "-o",
+                    "cluster_size=4k", daemon.path("a.qcow2"), "64M"],
+                   check=True)
+
+
+def test_default_granularity_is_the_cluster_size(pair):
+    same_conversation(*pair, [
+        qcow2,
+        ("blockdev-add", {"driver": "qcow2", "node-name": "q", "file": {
+            "driver": "file", "filename": "{dir}/a.qcow2",
+            "node-name": "f"}}),
+        bitmap("add", node="q", name="b"), bitmaps,
+        ("block_resize", {"node-name": "q", "size": 128 * MIB}), bitmaps,
+        ("block_resize", {"node-name": "q", "size": 4 * MIB}), bitmaps,
+        bitmap("add", node="f", name="b"),
+        lambda d: bitmaps(d)["f"][0]["granularity"],
     ])
 
 

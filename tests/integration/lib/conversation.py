@@ -46,6 +46,9 @@ def with_directory(value, directory):
 
 
 def normalise(value, directory, ignore):
+    if isinstance(value, str) and value.startswith("json:{"):
+        # A file name: the order of its members means nothing.
+        return normalise(json.loads(value[5:]), directory, ignore)
     if isinstance(value, str):
         return GENERATED.sub("#block", value.replace(directory, "{dir}"))
     if isinstance(value, list):

@@ -1,0 +1,194 @@
+"""Commands that make, resize, remove and query nodes, compared with QEMU's."""
+import os
+import subprocess
+
+import pytest
+
+from lib import Events, same_conversation
+
+MIB = 1 << 20
+# What no two programs have in common.
+BY_NATURE = ("actual-size", "x-engine")
+
+
+def image(name, size="64M", *options):
+    def create(daemon):
+        path = daemon.path(name)
+        fmt = name.rsplit(".", 1)[1]
+        subprocess.run(["qemu-img", "create", "-q", "-f", fmt, *options, path,
+                        size], check=True, cwd=daemon.directory)
+    create.__name__ = f"create {name}"
+    return create
+
+
+def add(driver, name, **options):
+    return ("blockdev-add", {"driver": driver, "node-name": name,
+                             **{k.replace("_", "-"): v
+                                for k, v in options.items()}})
+
+
+def file_node(filename, **more):
+    return {"driver": "file", "filename": "{dir}/" + filename, **more}
+
+
+def delete(name):
+    return ("blockdev-del", {"node-name": name})
+
+
+def resize(size, **where):
+    return ("block_resize", {"size": size, **{k.replace("_", "-"): v
+                                              for k, v in where.items()}})
+
+
+def nodes(daemon):
+    """All nodes in an order of our own."""
+    return sorted(daemon.command("query-named-block-nodes"),
+                  key=lambda n: n["node-name"])
+
+
+def flat_nodes(daemon):
+    return sorted(daemon.command("query-named-block-nodes", flat=True),
+                  key=lambda n: n["node-name"])
+
+
+def test_add_and_delete(pair):
+    same_conversation(*pair, [
+        image("a.qcow2"),
+        add("null-co", "n0", size=MIB), add("null-co", "n0", size=MIB),
+        ("blockdev-add", {"driver": "null-co"}),
+        add("null-co", "0n"), add("null-co", ""), add("null-co", "#n"),
+        add("null-co", "a" * 31), add("null-co", "a" * 32),
+        add("null-co", "n\u00e4"), add("null-co", "n 0"),
+        add("nosuch", "x"), ("blockdev-add", {"node-name": "x"}),
+        ("blockdev-add", {}),
+        add("null-co", "n1", foo=1), add("null-co", "n1", size="1M"),
+        add("qcow2", "q"), add("qcow2", "q", file="nosuch"),
+        add("qcow2", "q", file=file_node("nosuch")),
+        add("qcow2", "q", file={"driver": "file"}),
+        add("qcow2", "q", file={"driver": "file", "filename": 5}),
+        add("raw", "r", file="n0"), add("raw", "r2", file="n0"),
+        delete("n0"), delete("nosuch"), delete(""), ("blockdev-del", {}),
+        add("qcow2", "q", file=file_node("a.qcow2", **{"node-name": "qf"})),
+        delete("qf"), delete("r"), delete("r2"), delete("n0"), delete("q"),
+        delete("a" * 31), "query-named-block-nodes",
+        add("qcow2", "q", file=file_node("a.qcow2", **{"node-name": "qf"})),
+        nodes,
+    ], ignore=BY_NATURE)
+
+
+def test_a_failed_add_leaves_nothing(pair):
+    same_conversation(*pair, [
+        image("a.qcow2"), add("null-co", "n0"),
+        add("qcow2", "q", file=file_node("a.qcow2", **{"node-name": "n0"})),
+        lambda d: [n["node-name"] for n in nodes(d)],
+        lambda d: os.listdir(d.directory).count("a.qcow2"),
+    ])
+
+
+def test_resize(pair):
+    same_conversation(*pair, [
+        image("a.qcow2"), image("a.raw", "1M"),
+        add("null-co", "n", size=MIB), add("raw", "rn", file="n"),
+        add("raw", "r", file=file_node("a.raw")),
+        add("qcow2", "q", file=file_node("a.qcow2")),
+        resize(128 * MIB, node_name="q"), resize(-1, node_name="q"),
+        resize(1, node_name="nosuch"), resize(1, device="nosuch"), resize(1),
+        resize(1, device="q", node_name="q"), resize(1000, node_name="q"),
+        resize(MIB, node_name="n"), resize(MIB, node_name="rn"),
+        resize(2 * MIB, node_name="r"), resize(MIB, node_name="q"),
+        resize(512, node_name="r"), ("block_resize", {"node-name": "q"}),
+        lambda d: [n["image"]["virtual-size"] for n in nodes(d)
+                   if not n["node-name"].startswith("#")],
+    ])
+
+
+def test_nodes_describe_themselves(pair):
+    same_conversation(*pair, [
+        image("base.qcow2", "64M", "-o", "cluster_size=4k,refcount_bits=1"),
+        image("mid.qcow2", "64M", "-b", "base.qcow2", "-F", "qcow2"),
+        image("top.qcow2", "64M", "-b", "mid.qcow2", "-F", "qcow2", "-o",
+              "compat=0.10"),
+        image("a.raw", "3M"),
+        add("raw", "r", file=file_node("a.raw"), read_only=True,
+            detect_zeroes="on", cache={"direct": False, "no-flush": True}),
+        add("qcow2", "top", file=file_node("top.qcow2"), discard="unmap"),
+        add("null-co", "n", size=MIB, read_zeroes=True),
+        add("raw", "part", file="n", offset=4096, size=8192),
+        # Flat answers of QEMU have no depth.
+        lambda d: [{**n, "backing_file_depth": 0} for n in flat_nodes(d)
+                   if not n["node-name"].startswith("#")],
+        lambda d: [n for n in nodes(d) if not n["node-name"].startswith("#")],
+    ], ignore=BY_NATURE)
+
+
+def test_statistics_of_nodes(pair):
+    same_conversation(*pair, [
+        image("base.qcow2"),
+        image("top.qcow2", "64M", "-b", "base.qcow2", "-F", "qcow2"),
+        add("qcow2", "top", file=file_node("top.qcow2")),
+        ("query-blockstats", {}), ("query-blockstats", {"query-nodes": False}),
+        ("query-blockstats", {"query-nodes": 1}),
+        lambda d: [s for s in d.command("query-blockstats", query_nodes=True)
+                   if s["node-name"] == "top"],
+    ], ignore=("driver-specific", "wr_highest_offset"))
+
+
+def test_write_threshold(pair):
+    def threshold(name, value):
+        return ("block-set-write-threshold", {"node-name": name,
+                                              "write-threshold": value})
+    same_conversation(*pair, [
+        add("null-co", "n", size=MIB), threshold("nosuch", 1),
+        threshold("n", 4096),
+        lambda d: flat_nodes(d)[0]["write_threshold"], threshold("n", 0),
+        lambda d: flat_nodes(d)[0]["write_threshold"]])
+
+
+@pytest.mark.parametrize("options", [
+    {"driver": "file", "filename": "{dir}/new", "size": MIB},
+    {"driver": "file", "filename": "{dir}/new", "size": 1000},
+    {"driver": "file", "filename": "{dir}/no/new", "size": MIB},
+    {"driver": "file", "filename": "{dir}/new", "size": MIB,
+     "preallocation": "falloc"},
+    {"driver": "null-co"}, {"driver": "raw"}, {},
+    {"driver": "qcow2", "file": "f", "size": MIB},
+    {"driver": "qcow2", "file": "f", "size": MIB, "version": "v2",
+     "cluster-size": 4096, "refcount-bits": 16},
+    {"driver": "qcow2", "file": "f", "size": MIB, "cluster-size": 1000},
+    {"driver": "qcow2", "file": "f", "size": MIB, "version": "v2",
+     "refcount-bits": 1},
+    {"driver": "qcow2", "file": "f"}, {"driver": "qcow2", "size": MIB},
+], ids=str)
+def test_create(pair, options):
+    create = ("blockdev-create", {"job-id": "c", "options": options})
+    same_conversation(*pair, [
+        image("f.raw", "0"),
+        add("file", "f", filename="{dir}/f.raw"),
+        create, Events(settle=0.2), "query-jobs", "query-block-jobs",
+        create,
+        lambda d: "return" in d.call("job-dismiss", id="c"),
+        Events(settle=0.1), "query-jobs",
+        lambda d: os.path.exists(d.path("new")) and
+        os.path.getsize(d.path("new")),
+        ("blockdev-create", {"job-id": "0", "options": options}),
+        ("blockdev-create", {"options": options})])
+
+
+def test_libvirt_style_image_creation(pair):
+    """Storage node, blockdev-create, dismiss, format node on top, use it."""
+    same_conversation(*pair, [
+        ("blockdev-create", {"job-id": "s", "options": {
+            "driver": "file", "filename": "{dir}/x.qcow2", "size": 0}}),
+        Events(settle=0.2), ("job-dismiss", {"id": "s"}),
+        add("file", "storage", filename="{dir}/x.qcow2"),
+        ("blockdev-create", {"job-id": "f", "options": {
+            "driver": "qcow2", "file": "storage", "size": 8 * MIB}}),
+        Events(settle=0.2), ("job-dismiss", {"id": "f"}), Events(settle=0.2),
+        add("qcow2", "format", file="storage", backing=None),
+        add("null-co", "src", size=8 * MIB),
+        ("blockdev-backup", {"job-id": "j", "device": "src",
+                             "target": "format", "sync": "full"}),
+        Events(settle=0.4), delete("format"), delete("storage"),
+        "query-named-block-nodes",
+        lambda d: subprocess.run(["qemu-img", "check", "-q",
+                                  d.path("x.qcow2")]).returncode])
