@@ -32,6 +32,7 @@ struct backup_job {
     struct job job;
     struct node *source; /* referenced */
     struct node *filter; /* referenced */
+    struct node *target; /* held by the job's edge and the filter's */
     struct block_copy *copy;
     enum mirror_sync_mode sync;
     struct dirty_bitmap *bitmap; /* frozen, or NULL */
@@ -141,6 +142,21 @@ static int co_copy_everything(struct backup_job *b)
     return ret;
 }
 
+/* What was copied survives a crash before a bitmap forgets that it changed. */
+static int co_flush_target(struct backup_job *b)
+{
+    int64_t retry_ns = RETRY_MIN_NS;
+    int ret;
+
+    while (!b->job.cancelled && (ret = co_node_flush(b->target)) < 0) {
+        ret = co_handle_error(b, ret, false, &retry_ns);
+        if (ret < 0) {
+            return ret;
+        }
+    }
+    return 0;
+}
+
 /* sync=none: only guest writes copy, until somebody cancels. */
 static int co_wait_for_cancel(struct backup_job *b)
 {
@@ -167,7 +183,8 @@ static int co_backup_run(struct job *job)
             }
         }
     }
-    return co_copy_everything(b);
+    ret = co_copy_everything(b);
+    return ret < 0 ? ret : co_flush_target(b);
 }
 
 static void backup_speed_changed(struct job *job)
@@ -397,6 +414,7 @@ static struct backup_job *new_job(const struct backup_params *p,
     }
     b->source = node_ref(p->source);
     b->filter = node_ref(filter);
+    b->target = p->target;
     b->copy = cbw_block_copy(filter);
     b->sync = p->sync;
     b->bitmap_mode = p->bitmap_mode;

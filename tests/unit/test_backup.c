@@ -155,6 +155,33 @@ static void co_full(void *opaque)
     co_disk_close(&d);
 }
 
+/* A backup that says it succeeded is on the target's medium, and one that
+ * cannot be put there keeps the bitmap. */
+static void co_flushes_target(void *opaque)
+{
+    struct disk d;
+
+    co_disk_open(&d, "drive0", "s", "t");
+    struct dirty_bitmap *b = dirty_bitmap_new(d.source, "b", CLUSTER, NULL);
+    hbitmap_set_all(b->bits);
+    struct backup_params p = params_of(&d);
+    p.sync = MIRROR_SYNC_MODE_INCREMENTAL;
+    p.bitmap = b;
+    p.bitmap_mode = BITMAP_SYNC_MODE_ON_SUCCESS;
+    fake_of(d.target)->fail_at[FAKE_FLUSH] = 1;
+    struct job *job = co_start_backup(&d, &p, NULL);
+    assert_int_equal(co_until_ended(job), -EIO);
+    assert_int_equal(dirty_bitmap_count(b), 38 * CLUSTER);
+
+    unsigned before = fake_of(d.target)->calls[FAKE_FLUSH];
+    job = co_start_backup(&d, &p, NULL);
+    assert_int_equal(co_until_ended(job), 0);
+    assert_int_equal(fake_of(d.target)->calls[FAKE_FLUSH], before + 1);
+    assert_int_equal(dirty_bitmap_count(b), 0);
+    dirty_bitmap_free(b);
+    co_disk_close(&d);
+}
+
 static void co_full_with_noise(void *opaque)
 {
     struct disk d;
@@ -686,6 +713,7 @@ static void co_grouped_disks(void *opaque)
         in_fake_loop(co_##name);   \
     }
 BACKUP_TEST(full)
+BACKUP_TEST(flushes_target)
 BACKUP_TEST(full_with_noise)
 BACKUP_TEST(none)
 BACKUP_TEST(top)
@@ -703,13 +731,21 @@ BACKUP_TEST(grouped_disks)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(full),           cmocka_unit_test(full_with_noise),
-        cmocka_unit_test(none),           cmocka_unit_test(top),
-        cmocka_unit_test(incremental),    cmocka_unit_test(failing_read),
-        cmocka_unit_test(stop_on_enospc), cmocka_unit_test(ignore),
-        cmocka_unit_test(refusals),       cmocka_unit_test(pause_holds),
-        cmocka_unit_test(speed_limits),   cmocka_unit_test(drains),
-        cmocka_unit_test(no_bit_is_lost), cmocka_unit_test(grouped_disks),
+        cmocka_unit_test(full),
+        cmocka_unit_test(flushes_target),
+        cmocka_unit_test(full_with_noise),
+        cmocka_unit_test(none),
+        cmocka_unit_test(top),
+        cmocka_unit_test(incremental),
+        cmocka_unit_test(failing_read),
+        cmocka_unit_test(stop_on_enospc),
+        cmocka_unit_test(ignore),
+        cmocka_unit_test(refusals),
+        cmocka_unit_test(pause_holds),
+        cmocka_unit_test(speed_limits),
+        cmocka_unit_test(drains),
+        cmocka_unit_test(no_bit_is_lost),
+        cmocka_unit_test(grouped_disks),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
