@@ -1,9 +1,8 @@
 /*
  * Speed limit in slices of 100 ms.
  *
- * A slice ends early or late by whole slices: what was used beyond the quota
- * moves slice_end on in proportion, so that the mean holds whatever the size of
- * one piece of work is.
+ * What was used beyond the quota moves the end of the slice on in proportion,
+ * so that the mean holds whatever the size of one piece of work is.
  */
 #include "block/ratelimit.h"
 
@@ -28,17 +27,16 @@ static void new_slice_if_over(struct ratelimit *r, int64_t now_ns)
     }
 }
 
-/* When the slices that `used` has eaten are over. */
+/* When the time that `used` takes at this speed is over. */
 static int64_t debt_end(const struct ratelimit *r)
 {
-    int64_t slices = r->used / r->quota;
-    int64_t ns;
+    double ns = (double)r->used / (double)r->quota * (double)RATELIMIT_SLICE_NS;
+    int64_t end;
 
-    if (!range_mul(max_i64(1, slices), RATELIMIT_SLICE_NS, &ns) ||
-        !range_add(r->slice_start, ns, &ns)) {
+    if (ns > 1e18 || !range_add(r->slice_start, (int64_t)ns, &end)) {
         return INT64_MAX;
     }
-    return ns;
+    return max_i64(end, r->slice_start + RATELIMIT_SLICE_NS);
 }
 
 int64_t ratelimit_delay(struct ratelimit *r, int64_t now_ns)

@@ -2,7 +2,7 @@
  * A speed limit in slices of time.
  *
  * A slice of 100 ms gives speed / 10 units; work may start while units are
- * left, and what it takes too much is paid by waiting whole slices. Pure
+ * left, and what it takes too much is paid by waiting. Pure
  * arithmetic on a clock that the caller brings. Any loop, one owner.
  */
 #ifndef VARVE_BLOCK_RATELIMIT_H

@@ -543,6 +543,18 @@ static void co_check_coverage(const struct disk *d, struct dirty_bitmap *b)
     co_drain_end(d->source);
 }
 
+/* A failed job gives back every bit it was given, but for those that
+ * bitmap-mode=always has seen copied. */
+static void check_given_back(const struct hbitmap *before,
+                             const struct dirty_bitmap *b)
+{
+    for (int64_t i = 0; i < LENGTH; i += 16384) {
+        if (hbitmap_get(before, i) && !hbitmap_get(b->bits, i)) {
+            fail_msg("bit at %" G_GINT64_FORMAT " not given back", i);
+        }
+    }
+}
+
 static void random_errors(GRand *r, struct disk *d, struct backup_params *p)
 {
     static const enum blockdev_on_error policies[] = {
@@ -623,6 +635,8 @@ static void co_no_bit_is_lost(void *opaque)
         struct backup_params p = params_of(&d);
         random_mode(r, &p, b);
         random_errors(r, &d, &p);
+        struct hbitmap *before = hbitmap_new(LENGTH, 16384);
+        hbitmap_merge(before, b->bits);
         struct job *job = co_start_backup(&d, &p, NULL);
         assert_non_null(job);
         int ret = co_torture(r, job);
@@ -635,6 +649,11 @@ static void co_no_bit_is_lost(void *opaque)
         if (ret == 0) {
             assert_copied(&d);
         }
+        if (p.bitmap_mode == BITMAP_SYNC_MODE_NEVER ||
+            (ret && p.bitmap_mode == BITMAP_SYNC_MODE_ON_SUCCESS)) {
+            check_given_back(before, b);
+        }
+        hbitmap_free(before);
         ret ? failed++ : ok++;
     }
     co_noise_stop(&noise);
@@ -643,6 +662,33 @@ static void co_no_bit_is_lost(void *opaque)
     dirty_bitmap_free(b);
     co_disk_close(&d);
     g_rand_free(r);
+}
+
+/* With bitmap-mode=always a failed job still clears what it has copied. */
+static void co_always_keeps_copied(void *opaque)
+{
+    struct disk d;
+
+    co_disk_open(&d, "drive0", "s", "t");
+    struct dirty_bitmap *b = dirty_bitmap_new(d.source, "b0", CLUSTER, NULL);
+    hbitmap_set_all(b->bits);
+    struct backup_params p = params_of(&d);
+    p.sync = MIRROR_SYNC_MODE_BITMAP;
+    p.bitmap = b;
+    p.bitmap_mode = BITMAP_SYNC_MODE_ALWAYS;
+    p.max_workers = 1;
+    p.max_chunk = CLUSTER;
+    /* The first two clusters of data go, the third zeroes, the fourth fails. */
+    fake_of(d.target)->fail_at[FAKE_WRITE] = 3;
+    assert_int_equal(co_until_ended(co_start_backup(&d, &p, NULL)), -EIO);
+    assert_int_equal(hbitmap_next_set(b->bits, 0, LENGTH), 3 * CLUSTER);
+    assert_int_equal(
+        hbitmap_next_clear(b->bits, 3 * CLUSTER, LENGTH - 3 * CLUSTER), -1);
+    assert_int_equal(co_until_ended(co_start_backup(&d, &p, NULL)), 0);
+    assert_true(hbitmap_empty(b->bits));
+    assert_copied(&d);
+    dirty_bitmap_free(b);
+    co_disk_close(&d);
 }
 
 /* Two disks that end together or not at all. */
@@ -726,6 +772,7 @@ BACKUP_TEST(pause_holds)
 BACKUP_TEST(speed_limits)
 BACKUP_TEST(drains)
 BACKUP_TEST(no_bit_is_lost)
+BACKUP_TEST(always_keeps_copied)
 BACKUP_TEST(grouped_disks)
 
 int main(void)
@@ -745,6 +792,7 @@ int main(void)
         cmocka_unit_test(speed_limits),
         cmocka_unit_test(drains),
         cmocka_unit_test(no_bit_is_lost),
+        cmocka_unit_test(always_keeps_copied),
         cmocka_unit_test(grouped_disks),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
