@@ -212,7 +212,7 @@ static void take_socket(struct channel *c, GSocket *client)
     int fd = g_socket_get_fd(client);
 
     g_socket_set_blocking(client, FALSE);
-    if (c->how.kind == MONITOR_CHANNEL_TCP) {
+    if (c->how.nodelay && c->how.kind == MONITOR_CHANNEL_TCP) {
         g_socket_set_option(client, IPPROTO_TCP, TCP_NODELAY, 1, NULL);
     }
     c->client = client;

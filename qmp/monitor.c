@@ -19,6 +19,7 @@
 #include "framer.h"
 #include "json_print.h"
 #include "qapi/json.h"
+#include "qmp/objects.h"
 #include "request.h"
 #include "session.h"
 
@@ -375,4 +376,5 @@ void monitors_end(void)
         g_free(m->id);
         g_free(m);
     }
+    objects_end();
 }

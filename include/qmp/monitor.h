@@ -22,8 +22,8 @@ struct monitor;
  * anything; blocks for one call on that loop. */
 void monitors_begin(struct loop *main_loop, struct loop *graph_loop);
 /* Sends what is still queued (waits a short time for slow clients), closes all
- * monitors and removes their socket files. Not inside a coroutine, and only
- * when monitors_stop() has said true. */
+ * monitors, removes their socket files, and ends objects. Not inside a
+ * coroutine, and only when monitors_stop() has said true. */
 void monitors_end(void);
 /* No more requests are read from now on, as when the program ends; true if no
  * command is running. Events still go out. */

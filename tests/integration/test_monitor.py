@@ -6,7 +6,8 @@ import time
 
 import pytest
 
-from lib import Qmp, QmpTimeout, Raw, program, same_conversation
+from lib import (Qmp, QmpTimeout, Raw, SystemOracle, Varved, program,
+                 same_conversation)
 
 
 def raw_session(daemon, socket=1):
@@ -231,6 +232,95 @@ def test_monitor_on_stdio(tmp_path):
     assert "QMP" in lines[0] and lines[1] == {"return": {}}
     assert lines[2]["return"]["qemu"]["major"] == 7
     assert {"return": {}} in lines[3:]
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def test_monitor_on_tcp(start):
+    port = free_port()
+    varved = start(Varved, "--chardev",
+                   f"socket,id=t,host=127.0.0.1,port={port},server=on,wait=off",
+                   "--monitor", "chardev=t")
+    for _ in range(2):
+        with Qmp(("127.0.0.1", port)) as qmp:
+            assert qmp.command("query-version")
+    assert varved.command("query-version")
+
+
+def test_monitor_that_connects_to_its_client(start, tmp_path):
+    path = str(tmp_path / "client.sock")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(path)
+        listener.listen()
+        start(Varved, "--chardev", f"socket,id=t,path={path}",
+              "--monitor", "chardev=t")
+        connection = listener.accept()[0]
+    connection.sendall(b'{"execute":"qmp_capabilities"}')
+    text = b""
+    while text.count(b"\n") < 2:
+        text += connection.recv(4096)
+    assert b'"QMP"' in text and b'{"return": {}}' in text
+    connection.close()
+
+
+def test_a_socket_that_cannot_be_opened_is_named(tmp_path):
+    for channel, word in (("socket,id=t,path=/nonexistent/x,server=on",
+                           "/nonexistent/x"),
+                          (f"socket,id=t,path={tmp_path}/nobody", "nobody"),
+                          ("socket,id=t,path=%s,server=on" % ("x" * 200),
+                           "too long"),
+                          ("socket,id=t,host=127.0.0.1,port=x,server=on",
+                           "port")):
+        r = subprocess.run([program("varved"), "--chardev", channel,
+                            "--monitor", "chardev=t"], text=True, timeout=20,
+                           stdin=subprocess.DEVNULL, capture_output=True)
+        assert r.returncode == 1
+        assert r.stderr.startswith("varved: ") and word in r.stderr, r.stderr
+
+
+def test_a_stale_socket_file_is_replaced_and_another_file_is_not(start,
+                                                                 tmp_path):
+    stale = tmp_path / "stale"
+    with socket.socket(socket.AF_UNIX) as s:
+        s.bind(str(stale))
+    start(Varved, "--chardev", f"socket,id=t,path={stale},server=on,wait=off",
+          "--monitor", "chardev=t")
+    Qmp(str(stale)).close()
+    plain = tmp_path / "plain"
+    plain.write_text("precious")
+    r = subprocess.run([program("varved"), "--chardev",
+                        f"socket,id=t,path={plain},server=on,wait=off",
+                        "--monitor", "chardev=t"], timeout=20,
+                       stdin=subprocess.DEVNULL, capture_output=True)
+    assert r.returncode == 1 and plain.read_text() == "precious"
+
+
+def test_objects(start):
+    def add(**options):
+        return ("object-add", {k.replace("_", "-"): v
+                               for k, v in options.items()})
+    def threads(daemon):
+        return sorted(daemon.command("query-iothreads"),
+                      key=lambda t: t["id"])
+    io = {"qom_type": "iothread"}
+    same_conversation(start(Varved), start(SystemOracle), [
+        threads, add(**io, id="io0"), threads,
+        add(**io, id="io0"), add(**io, id="0io"), add(**io, id=""), add(**io),
+        add(id="x"), add(qom_type="nosuch", id="x"), add(**io, id="x", y=1),
+        add(**io, id="x", poll_max_ns=-1), add(**io, id="x", poll_grow=-1),
+        add(**io, id="x", poll_shrink=-1), add(**io, id="x", aio_max_batch=-1),
+        add(**io, id="x", thread_pool_min=-1),
+        add(**io, id="x", thread_pool_max=-1),
+        add(**io, id="x", thread_pool_min=100),
+        add(**io, id="io1", poll_max_ns=0, aio_max_batch=3, poll_grow=2,
+            poll_shrink=4), threads,
+        ("object-del", {"id": "io0"}), ("object-del", {"id": "io0"}),
+        ("object-del", {"id": ""}), ("object-del", {}), threads,
+        add(**io, id="io0"), threads], ignore=("thread-id",))
 
 
 def test_quit_answers_and_ends(varved):

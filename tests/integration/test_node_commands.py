@@ -192,3 +192,20 @@ def test_libvirt_style_image_creation(pair):
         "query-named-block-nodes",
         lambda d: subprocess.run(["qemu-img", "check", "-q",
                                   d.path("x.qcow2")]).returncode])
+
+
+def graph(daemon):
+    """The graph by names, for the numbers mean nothing."""
+    answer = daemon.command("x-debug-query-block-graph")
+    names = {n["id"]: f"{n['type']} {n['name']}" for n in answer["nodes"]}
+    return [sorted(names.values()), sorted(
+        [names[e["parent"]], names[e["child"]], e["name"], sorted(e["perm"]),
+         sorted(e["shared-perm"])] for e in answer["edges"])]
+
+
+def test_graph(pair):
+    same_conversation(*pair, [
+        image("a.qcow2"), add("null-co", "n", size=MIB), graph,
+        add("raw", "r", file="n"), add("raw", "ro", file="n", read_only=True),
+        add("qcow2", "q", file=file_node("a.qcow2", **{"node-name": "qf"})),
+        graph])

@@ -61,7 +61,8 @@ static bool option_on(const GPtrArray *pairs, const char *key, bool absent)
     return value ? !strcmp(value, "on") : absent;
 }
 
-/* "stdio", "unix:PATH[,...]" and "socket,path=PATH[,...]". */
+/* "stdio", "unix:PATH[,...]", "socket,path=PATH[,...]" and
+ * "socket,host=NAME,port=NUMBER[,...]". */
 static void add_monitor(struct program *p, const char *text)
 {
     GError *error = NULL;
@@ -78,11 +79,17 @@ static void add_monitor(struct program *p, const char *text)
     } else if (!strcmp(kind, "socket")) {
         channel.kind = MONITOR_CHANNEL_UNIX;
         channel.path = option(pairs, "path");
+        channel.host = option(pairs, "host");
+        channel.port = option(pairs, "port");
+        if (!channel.path) {
+            channel.kind = MONITOR_CHANNEL_TCP;
+        }
     } else if (strcmp(kind, "stdio") != 0) {
         fail("'%s' is no channel for a monitor", kind);
     }
     channel.server = option_on(pairs, "server", false);
     channel.wait = option_on(pairs, "wait", true);
+    channel.nodelay = option_on(pairs, "nodelay", false);
     g_autofree char *id = g_strdup_printf("compat_monitor%u", p->monitors++);
     if (!monitor_new(id, &channel, false, &error)) {
         fail("%s", error->message);
@@ -129,6 +136,11 @@ static void parse(struct program *p, int argc, char **argv)
     }
 }
 
+static void cancel_jobs(void *opaque)
+{
+    co_jobs_cancel_all();
+}
+
 static void end_graph(void *opaque)
 {
     co_jobs_cancel_all();
@@ -163,6 +175,11 @@ int main(int argc, char **argv)
     parse(&program, argc, argv);
     g_main_loop_run(main_loop);
 
+    /* A command may wait for a job to go, or start one as its last act. */
+    monitors_stop();
+    loop_bind(NULL);
+    loop_call_blocking(iothread_loop(thread), cancel_jobs, NULL);
+    loop_bind(loop);
     while (!monitors_stop()) {
         g_main_context_iteration(NULL, TRUE);
     }
