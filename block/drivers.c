@@ -6,7 +6,7 @@
 #include <string.h>
 
 extern const struct block_driver driver_blkdebug, driver_copy_before_write,
-    driver_file, driver_null_co, driver_qcow2, driver_raw;
+    driver_file, driver_host_device, driver_null_co, driver_qcow2, driver_raw;
 
 /* One a line, so that a new driver is a line. */
 /* clang-format off */
@@ -14,6 +14,7 @@ const struct block_driver *const block_drivers[] = {
     &driver_blkdebug,
     &driver_copy_before_write,
     &driver_file,
+    &driver_host_device,
     &driver_null_co,
     &driver_qcow2,
     &driver_raw,

@@ -8,6 +8,7 @@
 
 #include <json-c/json.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "qapi/json.h"
 #include "util/error.h"
@@ -261,6 +262,17 @@ static struct blockdev_options *file_options(const char *path)
     return options;
 }
 
+/* A path without a protocol may be one of a device. */
+static struct blockdev_options *path_options(const char *path)
+{
+    struct blockdev_options *options = file_options(path);
+    struct stat st;
+    if (stat(path, &st) == 0 && (S_ISBLK(st.st_mode) || S_ISCHR(st.st_mode))) {
+        options->driver = BLOCKDEV_DRIVER_HOST_DEVICE;
+    }
+    return options;
+}
+
 /* "CONFIG:IMAGE"; either part may hold no further colon before the first. */
 static struct blockdev_options *blkdebug_options(const char *text,
                                                  unsigned depth,
@@ -289,7 +301,7 @@ static struct blockdev_options *from_filename(const char *filename,
                   filename);
         return NULL;
     }
-    return file_options(filename);
+    return path_options(filename);
 }
 
 static struct blockdev_options *blkdebug_options(const char *text,

@@ -9,7 +9,8 @@
  *                                                     may be strings
  *   disk.img   file:disk.img   null-co://             file names
  *
- * Pure functions: they open nothing. Any loop; do not suspend.
+ * They open nothing, and look only whether a path is a device. Any loop; do not
+ * suspend.
  */
 #ifndef VARVE_QAPI_OPTIONS_H
 #define VARVE_QAPI_OPTIONS_H
@@ -43,7 +44,8 @@ struct blockdev_options *qapi_blockdev_options_decode(struct json_object *tree,
                                                       GError **error);
 
 /* A file name as it stands in a backing-file string or a command: "json:" as
- * above; "file:PATH" and a plain PATH give the file driver; "null-co://" and
+ * above; "file:PATH" gives the file driver, a plain PATH too, or host_device
+ * if it is there and is a device; "null-co://" and
  * "blkdebug:CONFIG:IMAGE" their drivers; any other "word:" is refused as an
  * unknown protocol. A relative PATH is left as it is. The format on top of it
  * is the caller's business. */

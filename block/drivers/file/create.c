@@ -1,6 +1,7 @@
 /*
  * Creating files. A file that exists is emptied only once its locks are had, so
- * that an image that somebody uses is never cut off.
+ * that an image that somebody uses is never cut off. A device is there already:
+ * an image on it is "created" by making it look empty. All on workers.
  */
 #include "block/drivers/file/file.h"
 
@@ -13,6 +14,7 @@
 #include "aio/file_io.h"
 #include "util/error.h"
 #include "util/keyval.h"
+#include "util/range.h"
 
 struct create_work {
     const char *filename;
@@ -47,9 +49,9 @@ static int do_create(void *opaque)
         error_set_errno(w->error, errno, "Could not create '%s'", w->filename);
         return -EIO;
     }
-    if (!file_lock_open(&locks, w->filename, w->error) ||
+    if (!file_lock_open(&locks, fd, w->filename, w->error) ||
         !file_lock_prepare(&locks, w->filename, PERM_WRITE | PERM_RESIZE,
-                           PERM_ALL & ~(PERM_WRITE | PERM_RESIZE), w->error)) {
+                           PERM_ALL & ~PERM_RESIZE, w->error)) {
         goto out;
     }
     file_lock_commit(&locks);
@@ -73,7 +75,7 @@ out:
 static bool co_create_with(struct create_work *w)
 {
     if (w->prealloc == PREALLOC_MODE_METADATA) {
-        return error_set(w->error, "Unsupported preallocation mode '%s'",
+        return error_set(w->error, "Unsupported preallocation mode: %s",
                          prealloc_mode_str(w->prealloc));
     }
     return co_worker(do_create, w) == 0;
@@ -119,17 +121,92 @@ bool co_file_create_file(const char *filename,
         if (!g_strcmp0(kv->key, "preallocation")) {
             int mode = qapi_enum_parse(&qapi_type_prealloc_mode, kv->value);
             if (mode < 0) {
-                return error_set(error,
-                                 "Parameter 'preallocation' does not "
-                                 "accept value '%s'",
+                return error_set(error, "invalid parameter value: %s",
                                  kv->value);
             }
             w.prealloc = mode;
         } else if (!g_strcmp0(kv->key, "nocow")) {
             w.nocow = !g_strcmp0(kv->value, "on");
+            if (!w.nocow && g_strcmp0(kv->value, "off") != 0) {
+                return error_set(error,
+                                 "Parameter 'nocow' expects 'on' or 'off'");
+            }
         } else if (g_strcmp0(kv->key, "extent_size_hint")) {
             return error_set(error, "Invalid parameter '%s'", kv->key);
         }
     }
     return co_create_with(&w);
+}
+
+/* ---- devices ---- */
+
+/* Zeroes the start, where probing would find what was there before. */
+static int do_reuse_device(void *opaque)
+{
+    static const char sector[BLOCK_SECTOR_SIZE];
+    struct create_work *w = opaque;
+    struct file_state locks = {.lock_fd = -1};
+    int ret = -EIO;
+
+    int fd = open(w->filename, O_RDWR | O_CLOEXEC);
+    if (fd < 0) {
+        error_set_errno(w->error, errno, "Could not open '%s'", w->filename);
+        return -EIO;
+    }
+    int64_t length = file_length(fd);
+    if (length < 0) {
+        error_set_errno(w->error, length, "Could not get the length of '%s'",
+                        w->filename);
+        goto out;
+    }
+    if (length < w->size) {
+        error_set(w->error, "Cannot grow device files");
+        goto out;
+    }
+    if (!file_lock_open(&locks, fd, w->filename, w->error) ||
+        !file_lock_prepare(&locks, w->filename, PERM_WRITE | PERM_RESIZE,
+                           PERM_ALL & ~PERM_RESIZE, w->error)) {
+        goto out;
+    }
+    file_lock_commit(&locks);
+    ssize_t bytes = min_i64(length, sizeof(sector));
+    if (pwrite(fd, sector, bytes, 0) != bytes || fdatasync(fd) < 0) {
+        error_set_errno(w->error, errno, "Could not clear '%s'", w->filename);
+        goto out;
+    }
+    ret = 0;
+out:
+    file_lock_close(&locks);
+    close(fd);
+    return ret;
+}
+
+bool co_device_create_file(const char *filename,
+                           const struct create_params *params, GError **error)
+{
+    struct create_work w = {
+        .filename = filename, .size = params->size, .error = error};
+
+    if (params->backing_file) {
+        return error_set(error, "Backing file not supported for file format "
+                                "'host_device'");
+    }
+    g_autoptr(GPtrArray) extra = NULL;
+    if (params->extra) {
+        extra = keyval_split(params->extra, NULL, error);
+        if (!extra) {
+            return false;
+        }
+    }
+    for (unsigned i = 0; extra && i < extra->len; i++) {
+        const struct keyval *kv = g_ptr_array_index(extra, i);
+        if (g_strcmp0(kv->key, "preallocation") != 0) {
+            return error_set(error, "Invalid parameter '%s'", kv->key);
+        }
+        if (g_strcmp0(kv->value, "off") != 0) {
+            return error_set(error, "Unsupported preallocation mode '%s'",
+                             kv->value);
+        }
+    }
+    return co_worker(do_reuse_device, &w) == 0;
 }

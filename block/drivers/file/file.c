@@ -1,22 +1,23 @@
 /*
- * file: a regular file of the host.
+ * file and host_device: a regular file, or a device, of the host.
  *
- * io.c decides which engine moves the bytes, space.c deals with zeroes,
- * discard, status and length, lock.c keeps other processes off, create.c makes
- * files. What can be learnt about the file system is learnt at open or at the
- * first refusal, and kept in the node's state. Every function runs on the
- * node's loop; what may block runs on workers.
+ * io.c decides which engine moves the bytes, space.c deals with zeroes, discard
+ * and status, length.c with the length, lock.c keeps other processes off,
+ * create.c makes files. What can be learnt about the file system is learnt at
+ * open or at the first refusal, and kept in the node's state. Every function
+ * runs on the node's loop; what may block runs on workers. A device differs in
+ * that it cannot grow, has blocks of its own size, and no holes to find.
  */
 #include "block/drivers/file/file.h"
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/fs.h>
 #include <linux/magic.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <sys/statfs.h>
-#include <sys/syscall.h>
-#include <sys/uio.h>
 #include <unistd.h>
 #include "qapi/types.h"
 #include "util/error.h"
@@ -53,31 +54,97 @@ static bool parse_engine(struct file_state *s,
     }
 }
 
-/* Opens the file as the node's options ask; -errno. A file that may not be
- * written falls back to reading with auto-read-only. */
-static int open_data_fd(struct node *node, const char *filename)
-{
-    struct file_state *s = node->state;
-    int flags = O_CLOEXEC | (s->direct ? O_DIRECT : 0);
+/* ---- opening, on a worker ---- */
 
-    int fd = open(filename, flags | (node->read_only ? O_RDONLY : O_RDWR));
-    if (fd < 0 && !node->read_only && node->auto_read_only &&
-        (errno == EACCES || errno == EROFS || errno == EPERM)) {
-        fd = open(filename, flags | O_RDONLY);
-        if (fd >= 0) {
-            node->read_only = true;
-        }
-    }
-    return fd < 0 ? -errno : fd;
+struct open_work {
+    struct node *node;
+    const char *filename;
+    bool locking;
+    int64_t length;
+    int64_t request_alignment, memory_alignment; /* 0: any */
+    bool fell_back;                              /* to reading only */
+    GError **error;
+};
+
+static bool may_not_write(int err)
+{
+    return err == EACCES || err == EROFS || err == EPERM;
 }
 
-/* The alignment that O_DIRECT demands of offsets and memory here: the smallest
- * at which a read is not refused. */
-static int64_t probe_direct_alignment(int fd)
+/* Opens the file as the node's options ask. A file that may not be written is
+ * opened for reading with auto-read-only. */
+static bool open_data_fd(struct open_work *w)
+{
+    struct file_state *s = w->node->state;
+    bool read_only = w->node->read_only;
+    /* Not to wait for the other end of a FIFO, which is no regular file. */
+    int flags = O_CLOEXEC | O_NONBLOCK | (s->direct ? O_DIRECT : 0);
+
+    s->fd = open(w->filename, flags | (read_only ? O_RDONLY : O_RDWR));
+    if (s->fd < 0 && !read_only && w->node->auto_read_only &&
+        may_not_write(errno)) {
+        s->fd = open(w->filename, flags | O_RDONLY);
+        w->fell_back = true;
+    }
+    if (s->fd >= 0) {
+        return true;
+    }
+    if (errno == EINVAL && s->direct) {
+        return error_set(w->error,
+                         "Could not open '%s': filesystem does not support "
+                         "O_DIRECT",
+                         w->filename);
+    }
+    return error_set_errno(w->error, errno, "Could not open '%s'", w->filename);
+}
+
+static bool check_kind(struct open_work *w)
+{
+    struct file_state *s = w->node->state;
+    struct stat st;
+
+    if (fstat(s->fd, &st) < 0) {
+        return error_set_errno(w->error, errno, "Could not stat '%s'",
+                               w->filename);
+    }
+    if (s->is_device) {
+        return S_ISBLK(st.st_mode) || S_ISCHR(st.st_mode) ||
+               error_set(w->error,
+                         "'host_device' driver requires '%s' to be either a "
+                         "character or block device",
+                         w->filename);
+    }
+    return S_ISREG(st.st_mode) ||
+           error_set(w->error,
+                     "'file' driver requires '%s' to be a regular file",
+                     w->filename);
+}
+
+/* What the kernel says about O_DIRECT, or false. */
+static bool ask_direct_alignment(struct open_work *w, int fd)
+{
+#ifdef STATX_DIOALIGN
+    struct statx stx;
+
+    if (statx(fd, "", AT_EMPTY_PATH, STATX_DIOALIGN, &stx) == 0 &&
+        (stx.stx_mask & STATX_DIOALIGN) && stx.stx_dio_offset_align &&
+        stx.stx_dio_mem_align) {
+        w->request_alignment = stx.stx_dio_offset_align;
+        w->memory_alignment =
+            MIN(stx.stx_dio_mem_align, stx.stx_dio_offset_align);
+        return true;
+    }
+#endif
+    return false;
+}
+
+/* The smallest alignment at which a read is not refused. An empty file refuses
+ * nothing, and so says nothing. */
+static int64_t probe_direct_alignment(int fd, int64_t length)
 {
     void *buf;
 
-    if (posix_memalign(&buf, DIRECT_ALIGN_MAX, DIRECT_ALIGN_MAX)) {
+    if (!length || posix_memalign(&buf, DIRECT_ALIGN_MAX, DIRECT_ALIGN_MAX)) {
         return DIRECT_ALIGN_MAX;
     }
     int64_t align = BLOCK_SECTOR_SIZE;
@@ -89,81 +156,134 @@ static int64_t probe_direct_alignment(int fd)
     return align;
 }
 
-static void probe_file_system(struct node *node)
+static void find_direct_alignment(struct open_work *w)
 {
-    struct file_state *s = node->state;
+    struct file_state *s = w->node->state;
+    int block;
+
+    if (ask_direct_alignment(w, s->fd)) {
+        return;
+    }
+    if (s->is_device && ioctl(s->fd, BLKSSZGET, &block) == 0 && block > 0) {
+        w->request_alignment = block;
+    } else {
+        w->request_alignment = probe_direct_alignment(s->fd, w->length);
+    }
+    w->memory_alignment = w->request_alignment;
+}
+
+static bool open_and_look(struct open_work *w)
+{
+    struct file_state *s = w->node->state;
     struct statfs fs;
 
-    s->in_memory = fstatfs(s->fd, &fs) == 0 &&
-                   (fs.f_type == TMPFS_MAGIC || fs.f_type == RAMFS_MAGIC);
-    s->nowait_reads = true;
-    s->can_punch_hole = s->can_zero_range = s->can_copy_range = true;
-    if (s->direct) {
-        int64_t align = probe_direct_alignment(s->fd);
-        node->limits.request_alignment = align;
-        node->limits.memory_alignment = align;
+    if (!open_data_fd(w) || !check_kind(w)) {
+        return false;
     }
+    /* io_uring would take the flag as "fail rather than wait". */
+    int flags = fcntl(s->fd, F_GETFL);
+    if (flags < 0 || fcntl(s->fd, F_SETFL, flags & ~O_NONBLOCK) < 0) {
+        return error_set_errno(w->error, errno, "Could not open '%s'",
+                               w->filename);
+    }
+    w->length = file_length(s->fd);
+    if (w->length < 0) {
+        return error_set_errno(w->error, w->length,
+                               "Could not get the length of '%s'", w->filename);
+    }
+    /* A device file itself lies in a memory file system. */
+    s->in_memory = !s->is_device && fstatfs(s->fd, &fs) == 0 &&
+                   (fs.f_type == TMPFS_MAGIC || fs.f_type == RAMFS_MAGIC);
+    if (s->direct) {
+        find_direct_alignment(w);
+    }
+    return !w->locking || file_lock_open(s, s->fd, w->filename, w->error);
+}
+
+static int do_close(void *opaque)
+{
+    struct file_state *s = opaque;
+
+    file_lock_close(s);
+    if (s->fd >= 0) {
+        close(s->fd);
+        s->fd = -1;
+    }
+    return 0;
+}
+
+static int do_open(void *opaque)
+{
+    struct open_work *w = opaque;
+
+    if (open_and_look(w)) {
+        return 0;
+    }
+    do_close(w->node->state);
+    return -EIO;
+}
+
+/* ---- the node ---- */
+
+static void set_limits(struct node *node, const struct open_work *w)
+{
+    struct file_state *s = node->state;
+    int block;
+
+    node->limits.request_alignment = w->request_alignment;
+    node->limits.memory_alignment = w->memory_alignment;
+    if (s->is_device && ioctl(s->fd, BLKSSZGET, &block) == 0 && block > 0) {
+        node->limits.pwrite_zeroes_align = block;
+        node->limits.pdiscard_align = block;
+    }
+}
+
+static bool co_open_any(struct node *node,
+                        const struct blockdev_options_file *o, GError **error)
+{
+    struct file_state *s = node->state;
+    struct open_work w = {
+        .node = node,
+        .filename = o->filename,
+        .locking = !(o->has_locking && o->locking == ON_OFF_AUTO_OFF),
+        .error = error,
+    };
+
+    s->fd = s->lock_fd = -1;
+    s->direct = node->cache_direct;
+    s->nowait_reads = true;
+    s->can_punch_hole = s->can_zero_range = s->can_discard = true;
+    s->can_allocate = s->can_copy_range = !s->is_device;
+    if (!parse_engine(s, o, error) || co_worker(do_open, &w) < 0) {
+        return false;
+    }
+    node->read_only |= w.fell_back;
+    g_free(node->filename);
+    node->filename = g_strdup(o->filename);
+    node->length = w.length;
+    set_limits(node, &w);
+    return true;
 }
 
 static bool co_file_open(struct node *node,
                          const struct blockdev_options *options, GError **error)
 {
+    return co_open_any(node, &options->u.file, error);
+}
+
+static bool co_device_open(struct node *node,
+                           const struct blockdev_options *options,
+                           GError **error)
+{
     struct file_state *s = node->state;
-    const struct blockdev_options_file *o = &options->u.file;
-    struct stat st;
 
-    s->fd = s->lock_fd = -1;
-    s->direct = node->cache_direct;
-    if (!parse_engine(s, o, error)) {
-        return false;
-    }
-    s->fd = open_data_fd(node, o->filename);
-    if (s->fd < 0) {
-        return error_set_errno(error, s->fd, "Could not open '%s'",
-                               o->filename);
-    }
-    if (fstat(s->fd, &st) < 0) {
-        error_set_errno(error, errno, "Could not stat '%s'", o->filename);
-        goto fail;
-    }
-    if (!S_ISREG(st.st_mode)) {
-        if (S_ISDIR(st.st_mode)) {
-            error_set_errno(error, EISDIR, "Could not open '%s'", o->filename);
-        } else {
-            error_set(error, "'file' driver requires '%s' to be a regular file",
-                      o->filename);
-        }
-        goto fail;
-    }
-    if (!(o->has_locking && o->locking == ON_OFF_AUTO_OFF) &&
-        !node->force_share && !file_lock_open(s, o->filename, error)) {
-        goto fail;
-    }
-    g_free(node->filename);
-    node->filename = g_strdup(o->filename);
-    node->length = st.st_size;
-    probe_file_system(node);
-    return true;
-
-fail:
-    close(s->fd);
-    return false;
+    s->is_device = true;
+    return co_open_any(node, &options->u.host_device, error);
 }
 
 static void co_file_close(struct node *node)
 {
-    struct file_state *s = node->state;
-
-    file_lock_close(s);
-    close(s->fd);
-}
-
-static int64_t co_file_getlength(struct node *node)
-{
-    struct file_state *s = node->state;
-    struct stat st;
-
-    return fstat(s->fd, &st) < 0 ? -errno : st.st_size;
+    co_worker(do_close, node->state);
 }
 
 static int64_t co_file_allocated_size(struct node *node)
@@ -185,7 +305,9 @@ static const char *const file_strong_options[] = {"filename", NULL};
 static bool file_perm_prepare(struct node *node, unsigned perm, unsigned shared,
                               GError **error)
 {
-    return file_lock_prepare(node->state, node->filename, perm, shared, error);
+    /* Whoever forces sharing still shows that he is there. */
+    return file_lock_prepare(node->state, node->filename, perm,
+                             node->force_share ? PERM_ALL : shared, error);
 }
 
 static void file_perm_commit(struct node *node)
@@ -225,4 +347,29 @@ const struct block_driver driver_file = {
     .perm_abort = file_perm_abort,
     .co_create = co_file_create,
     .co_create_file = co_file_create_file,
+};
+
+const struct block_driver driver_host_device = {
+    .name = "host_device",
+    .kind = DRIVER_PROTOCOL,
+    .state_size = sizeof(struct file_state),
+    .writes_fua = true,
+    .zeroes_unmap = true,
+    .co_open = co_device_open,
+    .co_close = co_file_close,
+    .co_preadv = co_file_preadv,
+    .co_pwritev = co_file_pwritev,
+    .co_pwrite_zeroes = co_file_pwrite_zeroes,
+    .co_pdiscard = co_file_pdiscard,
+    .co_flush = co_file_flush,
+    .co_getlength = co_file_getlength,
+    .co_truncate = co_file_truncate,
+    .co_allocated_size = co_file_allocated_size,
+    .io_engine = file_io_engine,
+    .co_get_info = co_file_get_info,
+    .strong_options = file_strong_options,
+    .perm_prepare = file_perm_prepare,
+    .perm_commit = file_perm_commit,
+    .perm_abort = file_perm_abort,
+    .co_create_file = co_device_create_file,
 };

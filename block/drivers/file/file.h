@@ -1,5 +1,6 @@
 /*
- * What the files of the file driver share; see file.c for the design.
+ * What the files of the file and host_device drivers share; see file.c for the
+ * design.
  */
 #ifndef VARVE_BLOCK_DRIVERS_FILE_H
 #define VARVE_BLOCK_DRIVERS_FILE_H
@@ -22,6 +23,7 @@ struct file_state {
     int fd;
     enum file_engine engine;
     bool direct;       /* O_DIRECT */
+    bool is_device;    /* a block or character device: it cannot grow */
     bool in_memory;    /* tmpfs and the like: nothing ever waits */
     bool nowait_reads; /* the file system can say "not cached" */
 
@@ -29,13 +31,22 @@ struct file_state {
     unsigned read_misses;   /* inline reads in a row that were not cached */
     unsigned reads_to_skip; /* reads that do not try inline before the next */
     int64_t slow_until_ns;  /* inline writes blocked: workers until then */
+    unsigned inline_ops;    /* done at once since the loop was last let go on */
+    int64_t inline_bytes;
+
+    /* The page cache lost writes, a flush was told so, and the kernel tells
+     * once: every later flush is this -errno. */
+    int flush_error;
 
     /* Cleared when the file system refuses an operation for good. */
-    bool can_punch_hole, can_zero_range, can_copy_range;
+    bool can_punch_hole, can_zero_range, can_allocate, can_discard;
+    bool can_copy_range;
 
     /* The last extent that SEEK_DATA found: repeated status questions inside it
-     * cost no system call. Emptied by anything that may deallocate. */
+     * cost no system call. "Data" is never wrong, only coarse. */
     int64_t data_start, data_end;
+    /* Counts what may have deallocated: an answer found before is not kept. */
+    uint64_t holes_made;
 
     /* Locks: see lock.c. */
     int lock_fd; /* -1: locking is off */
@@ -59,19 +70,28 @@ int co_file_pwrite_zeroes(struct node *node, int64_t offset, int64_t bytes,
 int co_file_pdiscard(struct node *node, int64_t offset, int64_t bytes);
 int co_file_block_status(struct node *node, bool want_zero, int64_t offset,
                          int64_t bytes, struct block_status *status);
+int co_file_copy_range(struct node *src, int64_t src_offset, struct node *dst,
+                       int64_t dst_offset, int64_t bytes, unsigned flags);
+/* After anything that may have deallocated. */
+void file_forget_extent(struct file_state *s);
+
+/* ---- length.c ---- */
+/* Of an open file or device; or -errno. */
+int64_t file_length(int fd);
+int64_t co_file_getlength(struct node *node);
 bool co_file_truncate(struct node *node, int64_t size, bool exact,
                       enum prealloc_mode prealloc, unsigned flags,
                       GError **error);
-int co_file_copy_range(struct node *src, int64_t src_offset, struct node *dst,
-                       int64_t dst_offset, int64_t bytes, unsigned flags);
 /* Sets the length of an open file from old_size; blocking, for a worker.
  * 0 or -errno, and *what names the step that failed. */
 int file_resize(int fd, int64_t old_size, int64_t size,
                 enum prealloc_mode prealloc, const char **what);
 
 /* ---- lock.c ---- */
-/* Opens the descriptor that holds the locks; false and *error. */
-bool file_lock_open(struct file_state *s, const char *filename, GError **error);
+/* Opens the descriptor that holds the locks of the file that fd is, by name;
+ * false and *error. */
+bool file_lock_open(struct file_state *s, int fd, const char *filename,
+                    GError **error);
 void file_lock_close(struct file_state *s);
 /* Takes what (perm, shared) needs on top of what is held, and checks that no
  * other process objects; the message names the permission and the file. */
@@ -85,5 +105,8 @@ bool co_file_create(const struct blockdev_create_options *options,
                     GError **error);
 bool co_file_create_file(const char *filename,
                          const struct create_params *params, GError **error);
+/* "Creates" on a device: what is there must be large enough. */
+bool co_device_create_file(const char *filename,
+                           const struct create_params *params, GError **error);
 
 #endif

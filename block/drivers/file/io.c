@@ -8,7 +8,16 @@
  * the try is made ever more seldom. A write copies into the page cache and is
  * fastest done at once too, until the kernel makes a writer wait for the disk:
  * then, for a while, workers do it. On file systems that live in memory nothing
- * waits, so everything is done at once. O_DIRECT goes through libaio.
+ * waits, so everything but long copies is done at once. O_DIRECT goes through
+ * libaio.
+ *
+ * Who does everything at once never suspends, and could keep the loop for ever:
+ * a copying job would. So every so often a request that was done at once lets
+ * the loop go on before it returns.
+ *
+ * When the kernel cannot write a dirty page it drops the data, tells one flush,
+ * and calls the next one a success. A flush that failed is therefore final for
+ * a buffered file: no later one may promise what was lost.
  */
 #include "block/drivers/file/file.h"
 
@@ -21,6 +30,9 @@ enum {
     INLINE_MAX = 256 * 1024,
     MISSES_BEFORE_SKIPPING = 8,
     MAX_SKIP = 64,
+    /* Done at once before the loop is let go on. */
+    TURN_OPS = 64,
+    TURN_BYTES = 1024 * 1024,
 };
 
 /* An inline write that took this long had waited for the disk. */
@@ -48,12 +60,34 @@ static engine_fn *engine_of(const struct file_state *s)
     return file_io_have_uring() ? co_uring : co_threaded;
 }
 
-/* Tries a buffered read at once; -EAGAIN if it must go to an engine. */
+/* Short and buffered, and the user leaves the engine to us. */
+static bool may_do_at_once(const struct file_state *s, int64_t bytes)
+{
+    return s->engine == FILE_ENGINE_AUTO && !s->direct && bytes <= INLINE_MAX;
+}
+
+static int co_done_at_once(struct file_state *s, int64_t bytes, int ret)
+{
+    s->inline_bytes += bytes;
+    if (G_UNLIKELY(++s->inline_ops >= TURN_OPS ||
+                   s->inline_bytes >= TURN_BYTES)) {
+        s->inline_ops = 0;
+        s->inline_bytes = 0;
+        co_pause();
+    }
+    return ret;
+}
+
+/* ---- reads ---- */
+
+/* Tries a read at once; -EAGAIN if it must go to an engine. */
 static int read_at_once(struct file_state *s, int64_t offset,
                         const struct iov *iov)
 {
-    if (s->engine != FILE_ENGINE_AUTO || s->direct || iov->bytes > INLINE_MAX ||
-        !s->nowait_reads) {
+    if (s->in_memory) {
+        return file_io_read_blocking(s->fd, offset, iov);
+    }
+    if (!s->nowait_reads) {
         return -EAGAIN;
     }
     if (s->reads_to_skip) {
@@ -67,7 +101,7 @@ static int read_at_once(struct file_state *s, int64_t offset,
         if (++s->read_misses >= MISSES_BEFORE_SKIPPING) {
             s->reads_to_skip = MIN(s->read_misses, MAX_SKIP);
         }
-    } else if (ret == -EOPNOTSUPP) {
+    } else if (ret == -EOPNOTSUPP || ret == -ENOSYS) {
         s->nowait_reads = false;
         ret = -EAGAIN;
     }
@@ -79,37 +113,51 @@ int co_file_preadv(struct node *node, int64_t offset, int64_t bytes,
 {
     struct file_state *s = node->state;
 
-    if (s->in_memory && s->engine == FILE_ENGINE_AUTO) {
-        return file_io_read_blocking(s->fd, offset, iov);
-    }
-    int ret = read_at_once(s, offset, iov);
-    if (ret != -EAGAIN) {
-        return ret;
+    if (may_do_at_once(s, bytes)) {
+        int ret = read_at_once(s, offset, iov);
+        if (ret != -EAGAIN) {
+            return co_done_at_once(s, bytes, ret);
+        }
     }
     return engine_of(s)(s->fd, FILE_IO_READ, offset, iov);
 }
 
-int co_file_pwritev(struct node *node, int64_t offset, int64_t bytes,
-                    const struct iov *iov, unsigned flags)
+/* ---- writes and flushes ---- */
+
+static int synced(struct file_state *s, int ret)
+{
+    if (ret < 0 && !s->direct) {
+        s->flush_error = ret;
+    }
+    return ret;
+}
+
+static int co_write_fua(struct file_state *s, int64_t offset,
+                        const struct iov *iov)
+{
+    /* io_uring hands a buffered write to kernel threads, which costs more than
+     * our own workers do. */
+    engine_fn *engine = s->engine == FILE_ENGINE_AUTO && !s->direct
+                            ? co_threaded
+                            : engine_of(s);
+    int ret = engine(s->fd, FILE_IO_WRITE_FUA, offset, iov);
+
+    /* It may have taken the news of another write's loss. No space, on the
+     * other hand, is about this one, which can be made again. */
+    return ret == -EIO ? synced(s, ret) : ret;
+}
+
+static int write_at_once(struct node *node, int64_t offset,
+                         const struct iov *iov)
 {
     struct file_state *s = node->state;
-    bool fua = flags & REQ_FUA;
-    enum file_io_op op = fua ? FILE_IO_WRITE_FUA : FILE_IO_WRITE;
 
-    if (s->engine != FILE_ENGINE_AUTO || s->direct) {
-        return engine_of(s)(s->fd, op, offset, iov);
-    }
     if (s->in_memory) {
-        return file_io_write_inline(s->fd, offset, iov, fua);
-    }
-    /* io_uring hands buffered writes to kernel threads, which costs more than
-     * the write; our own workers cost less. */
-    if (fua || bytes > INLINE_MAX) {
-        return co_threaded(s->fd, op, offset, iov);
+        return file_io_write_inline(s->fd, offset, iov, false);
     }
     int64_t start = loop_now_ns(node->loop);
     if (start < s->slow_until_ns) {
-        return co_threaded(s->fd, op, offset, iov);
+        return -EAGAIN;
     }
     int ret = file_io_write_inline(s->fd, offset, iov, false);
     int64_t end = loop_now_ns(node->loop);
@@ -119,11 +167,34 @@ int co_file_pwritev(struct node *node, int64_t offset, int64_t bytes,
     return ret;
 }
 
+int co_file_pwritev(struct node *node, int64_t offset, int64_t bytes,
+                    const struct iov *iov, unsigned flags)
+{
+    struct file_state *s = node->state;
+
+    if ((flags & REQ_FUA) && !s->in_memory) {
+        return co_write_fua(s, offset, iov);
+    }
+    if (may_do_at_once(s, bytes)) {
+        int ret = write_at_once(node, offset, iov);
+        if (ret != -EAGAIN) {
+            return co_done_at_once(s, bytes, ret);
+        }
+    }
+    if (s->engine == FILE_ENGINE_AUTO && !s->direct) {
+        return co_threaded(s->fd, FILE_IO_WRITE, offset, iov);
+    }
+    return engine_of(s)(s->fd, FILE_IO_WRITE, offset, iov);
+}
+
 int co_file_flush(struct node *node)
 {
     struct file_state *s = node->state;
 
-    return engine_of(s)(s->fd, FILE_IO_FLUSH, 0, NULL);
+    if (s->flush_error || s->in_memory) {
+        return s->flush_error;
+    }
+    return synced(s, engine_of(s)(s->fd, FILE_IO_FLUSH, 0, NULL));
 }
 
 char *file_io_engine(struct node *node)

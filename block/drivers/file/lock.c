@@ -12,6 +12,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <sys/stat.h>
 #include <unistd.h>
 #include "util/error.h"
 
@@ -29,14 +30,22 @@ static const char *const perm_names[] = {
 
 #define PERM_COUNT G_N_ELEMENTS(perm_names)
 
-bool file_lock_open(struct file_state *s, const char *filename, GError **error)
+bool file_lock_open(struct file_state *s, int fd, const char *filename,
+                    GError **error)
 {
-    s->lock_fd = open(filename, O_RDONLY | O_CLOEXEC);
+    struct stat data, locks;
+
+    s->lock_fd = open(filename, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     if (s->lock_fd < 0) {
         return error_set_errno(error, errno, "Could not open '%s' for locking",
                                filename);
     }
-    return true;
+    if (fstat(fd, &data) == 0 && fstat(s->lock_fd, &locks) == 0 &&
+        data.st_dev == locks.st_dev && data.st_ino == locks.st_ino) {
+        return true;
+    }
+    file_lock_close(s);
+    return error_set(error, "'%s' was replaced while it was opened", filename);
 }
 
 void file_lock_close(struct file_state *s)
@@ -62,6 +71,17 @@ static bool held_elsewhere(int fd, off_t byte)
         .l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = byte, .l_len = 1};
 
     return fcntl(fd, F_OFD_GETLK, &fl) == 0 && fl.l_type != F_UNLCK;
+}
+
+/* The first of `bits` that another open file has locked, or -1. */
+static int find_held(int fd, off_t base, unsigned bits)
+{
+    for (unsigned i = 0; i < PERM_COUNT; i++) {
+        if ((bits & (1u << i)) && held_elsewhere(fd, base + i)) {
+            return (int)i;
+        }
+    }
+    return -1;
 }
 
 /* Locks the bytes of `add`; on failure none of them stays locked. */
@@ -90,7 +110,7 @@ static void unlock_bits(int fd, off_t base, unsigned drop)
     }
 }
 
-static bool refuse(const char *prefix, unsigned perm, const char *filename,
+static bool refuse(const char *prefix, int perm, const char *filename,
                    GError **error)
 {
     return error_set(error,
@@ -122,15 +142,15 @@ bool file_lock_prepare(struct file_state *s, const char *filename,
     s->preparing = true;
     /* Lock first, look second: of two processes that start at once, at least
      * one sees the other. */
-    for (unsigned i = 0; i < PERM_COUNT; i++) {
-        bool used_twice =
-            (perm & (1u << i)) && held_elsewhere(s->lock_fd, UNSHARED_BASE + i);
-        bool not_shared =
-            (unshared & (1u << i)) && held_elsewhere(s->lock_fd, PERM_BASE + i);
-        if (used_twice || not_shared) {
-            file_lock_abort(s);
-            return refuse(used_twice ? "" : "shared ", i, filename, error);
-        }
+    int i = find_held(s->lock_fd, UNSHARED_BASE, perm);
+    if (i >= 0) {
+        file_lock_abort(s);
+        return refuse("", i, filename, error);
+    }
+    i = find_held(s->lock_fd, PERM_BASE, unshared);
+    if (i >= 0) {
+        file_lock_abort(s);
+        return refuse("shared ", i, filename, error);
     }
     return true;
 }

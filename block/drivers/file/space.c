@@ -1,27 +1,30 @@
 /*
- * Space of a file: zeroes, discard, status, length and copies inside the
- * storage. All of it may wait for the disk, so it runs on workers; only
- * SEEK_DATA, which reads cached metadata, is asked at once.
+ * Space of a file: zeroes, discard, status, and copies inside the storage.
+ *
+ * All of it may wait: for the disk, for another operation that holds the file's
+ * lock, or, with SEEK_HOLE on a file in memory, for a walk over every page. So
+ * it runs on workers. What the file system refuses once it is not asked again.
  */
 #include "block/drivers/file/file.h"
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/fs.h>
 #include <string.h>
-#include <sys/stat.h>
+#include <sys/ioctl.h>
 #include <unistd.h>
 #include "aio/file_io.h"
-#include "util/error.h"
 #include "util/range.h"
 
-static void forget_data_extent(struct file_state *s)
+void file_forget_extent(struct file_state *s)
 {
     s->data_start = s->data_end = 0;
+    s->holes_made++;
 }
 
 struct space_work {
     int fd;
-    int mode;
+    bool may_grow;
     int64_t offset, bytes;
 };
 
@@ -46,22 +49,24 @@ static int punch_hole(void *opaque)
                         w->offset, w->bytes);
 }
 
-/* Zeroes by deallocating. A file that ends inside the range grows by allocating
- * its last byte: unlike ftruncate(), that cannot cut off what a concurrent
- * write has appended. */
+/* ---- zeroes ---- */
+
+/* By deallocating. A file that ends inside the range grows by allocating its
+ * last byte: unlike ftruncate(), that cannot cut off what a concurrent write
+ * has appended. */
 static int zero_by_hole(void *opaque)
 {
     struct space_work *w = opaque;
-    struct stat st;
 
     int ret = punch_hole(w);
-    if (ret < 0) {
+    if (ret < 0 || !w->may_grow) {
         return ret;
     }
-    if (fstat(w->fd, &st) < 0) {
-        return -errno;
+    int64_t length = file_length(w->fd);
+    if (length < 0) {
+        return (int)length;
     }
-    if (st.st_size < w->offset + w->bytes) {
+    if (length < w->offset + w->bytes) {
         return do_fallocate(w->fd, 0, w->offset + w->bytes - 1, 1);
     }
     return 0;
@@ -74,25 +79,81 @@ static int zero_in_place(void *opaque)
     return do_fallocate(w->fd, FALLOC_FL_ZERO_RANGE, w->offset, w->bytes);
 }
 
+/* For file systems that cannot do it in place: away with it, and new. */
+static int zero_anew(void *opaque)
+{
+    struct space_work *w = opaque;
+    int ret = punch_hole(w);
+
+    return ret < 0 ? ret : do_fallocate(w->fd, 0, w->offset, w->bytes);
+}
+
+/* One way of doing it, unless it is known not to work. */
+static int co_try(bool *can, int (*fn)(void *opaque), struct space_work *w)
+{
+    if (!*can) {
+        return -ENOTSUP;
+    }
+    int ret = co_worker(fn, w);
+    if (ret == -ENOTSUP) {
+        *can = false;
+    }
+    return ret;
+}
+
+/* Devices take whole blocks only. */
+static bool is_whole(const struct node *node, int64_t offset, int64_t bytes)
+{
+    int64_t block = node->limits.pwrite_zeroes_align;
+
+    return !block || is_aligned(offset | bytes, block);
+}
+
 int co_file_pwrite_zeroes(struct node *node, int64_t offset, int64_t bytes,
                           unsigned flags)
 {
     struct file_state *s = node->state;
-    struct space_work w = {.fd = s->fd, .offset = offset, .bytes = bytes};
+    struct space_work w = {.fd = s->fd,
+                           .may_grow = !s->is_device,
+                           .offset = offset,
+                           .bytes = bytes};
     int ret = -ENOTSUP;
 
-    forget_data_extent(s);
-    if ((flags & REQ_MAY_UNMAP) && s->can_punch_hole) {
-        ret = co_worker(zero_by_hole, &w);
-        s->can_punch_hole = ret != -ENOTSUP;
+    if (!is_whole(node, offset, bytes)) {
+        return -ENOTSUP;
     }
-    if (ret == -ENOTSUP && s->can_zero_range) {
-        ret = co_worker(zero_in_place, &w);
-        s->can_zero_range = ret != -ENOTSUP;
+    if (flags & REQ_MAY_UNMAP) {
+        ret = co_try(&s->can_punch_hole, zero_by_hole, &w);
     }
-    /* The extent may have been looked up again meanwhile. */
-    forget_data_extent(s);
+    if (ret == -ENOTSUP) {
+        ret = co_try(&s->can_zero_range, zero_in_place, &w);
+    }
+    if (ret == -ENOTSUP) {
+        ret = co_try(&s->can_allocate, zero_anew, &w);
+    }
+    file_forget_extent(s);
+    /* The engine's own writes are on their way with the flag else. */
+    if (ret == 0 && (flags & REQ_FUA)) {
+        ret = co_file_flush(node);
+    }
     return ret;
+}
+
+/* ---- discard ---- */
+
+static int discard_blocks(void *opaque)
+{
+    struct space_work *w = opaque;
+    uint64_t range[2] = {(uint64_t)w->offset, (uint64_t)w->bytes};
+    int ret;
+
+    do {
+        ret = ioctl(w->fd, BLKDISCARD, range);
+    } while (ret < 0 && errno == EINTR);
+    if (ret == 0) {
+        return 0;
+    }
+    return errno == ENOTTY || errno == EOPNOTSUPP ? -ENOTSUP : -errno;
 }
 
 int co_file_pdiscard(struct node *node, int64_t offset, int64_t bytes)
@@ -100,15 +161,13 @@ int co_file_pdiscard(struct node *node, int64_t offset, int64_t bytes)
     struct file_state *s = node->state;
     struct space_work w = {.fd = s->fd, .offset = offset, .bytes = bytes};
 
-    if (!s->can_punch_hole) {
-        return -ENOTSUP;
-    }
-    forget_data_extent(s);
-    int ret = co_worker(punch_hole, &w);
-    s->can_punch_hole = ret != -ENOTSUP;
-    forget_data_extent(s);
+    int ret =
+        co_try(&s->can_discard, s->is_device ? discard_blocks : punch_hole, &w);
+    file_forget_extent(s);
     return ret;
 }
+
+/* ---- status ---- */
 
 /* Finds the extent at offset. 1: data up to *end; 0: a hole up to *end (which
  * is `limit` at most); negative errno if the file system cannot tell. */
@@ -136,127 +195,42 @@ static int find_extent(int fd, int64_t offset, int64_t limit, int64_t *end)
     return 1;
 }
 
+struct status_work {
+    int fd;
+    int64_t offset, end;
+};
+
+static int ask_extent(void *opaque)
+{
+    struct status_work *w = opaque;
+
+    return find_extent(w->fd, w->offset, w->end, &w->end);
+}
+
 int co_file_block_status(struct node *node, bool want_zero, int64_t offset,
                          int64_t bytes, struct block_status *status)
 {
     struct file_state *s = node->state;
-    int64_t end = offset + bytes;
+    struct status_work w = {s->fd, offset, offset + bytes};
     int kind = 1;
 
-    status->map = offset;
-    status->file = node;
-    if (want_zero) {
-        if (offset >= s->data_start && offset < s->data_end) {
-            end = s->data_end;
-        } else {
-            kind = find_extent(s->fd, offset, end, &end);
-            if (kind == 1) {
-                s->data_start = offset;
-                s->data_end = end;
-            }
+    if (want_zero && offset >= s->data_start && offset < s->data_end) {
+        w.end = s->data_end;
+    } else if (want_zero) {
+        uint64_t holes_made = s->holes_made;
+        kind = co_worker(ask_extent, &w);
+        if (kind == 1 && holes_made == s->holes_made) {
+            s->data_start = offset;
+            s->data_end = w.end;
         }
     }
+    status->map = offset;
+    status->file = node;
     /* A file system that cannot tell holds data as far as anybody knows. */
     status->flags = BLOCK_OFFSET_VALID | BLOCK_ALLOCATED |
                     (kind == 0 ? BLOCK_ZERO : BLOCK_DATA);
-    if (kind < 0) {
-        end = offset + bytes;
-    }
-    status->bytes = min_i64(end - offset, bytes);
+    status->bytes = kind < 0 ? bytes : min_i64(w.end - offset, bytes);
     return 0;
-}
-
-/* ---- length ---- */
-
-static int write_zeroes_to(int fd, int64_t offset, int64_t end)
-{
-    static const char zeroes[64 * 1024];
-
-    while (offset < end) {
-        ssize_t n = pwrite(fd, zeroes,
-                           MIN((int64_t)sizeof(zeroes), end - offset), offset);
-        if (n < 0 && errno == EINTR) {
-            continue;
-        }
-        if (n <= 0) {
-            return n < 0 ? -errno : -ENOSPC;
-        }
-        offset += n;
-    }
-    return fdatasync(fd) < 0 ? -errno : 0;
-}
-
-int file_resize(int fd, int64_t old_size, int64_t size,
-                enum prealloc_mode prealloc, const char **what)
-{
-    int ret = 0;
-
-    *what = "Could not resize file";
-    if (size <= old_size || prealloc != PREALLOC_MODE_FALLOC) {
-        if (ftruncate(fd, size) < 0) {
-            return -errno;
-        }
-    }
-    if (size <= old_size) {
-        return 0;
-    }
-    if (prealloc == PREALLOC_MODE_FALLOC) {
-        *what = "Could not preallocate data for the new file";
-        ret = -posix_fallocate(fd, old_size, size - old_size);
-    } else if (prealloc == PREALLOC_MODE_FULL) {
-        *what = "Could not write zeros for preallocation";
-        ret = write_zeroes_to(fd, old_size, size);
-    }
-    if (ret < 0 && ftruncate(fd, old_size) < 0) {
-        /* The first error says more; the file is merely too long. */
-        return ret;
-    }
-    return ret;
-}
-
-struct resize_work {
-    int fd;
-    int64_t old_size, size;
-    enum prealloc_mode prealloc;
-    const char *what;
-};
-
-static int do_resize(void *opaque)
-{
-    struct resize_work *w = opaque;
-
-    return file_resize(w->fd, w->old_size, w->size, w->prealloc, &w->what);
-}
-
-bool co_file_truncate(struct node *node, int64_t size, bool exact,
-                      enum prealloc_mode prealloc, unsigned flags,
-                      GError **error)
-{
-    struct file_state *s = node->state;
-    struct stat st;
-
-    if (prealloc == PREALLOC_MODE_METADATA) {
-        return error_set(error, "Unsupported preallocation mode '%s'",
-                         prealloc_mode_str(prealloc));
-    }
-    if (fstat(s->fd, &st) < 0) {
-        return error_set_errno(error, errno, "Could not stat '%s'",
-                               node->filename);
-    }
-    if (size < st.st_size && prealloc != PREALLOC_MODE_OFF) {
-        return error_set(error,
-                         "Preallocation can't be used for shrinking files");
-    }
-    struct resize_work w = {.fd = s->fd,
-                            .old_size = st.st_size,
-                            .size = size,
-                            .prealloc = prealloc};
-    int ret = co_worker(do_resize, &w);
-    forget_data_extent(s);
-    if (ret < 0) {
-        return error_set_errno(error, ret, "%s", w.what);
-    }
-    return true;
 }
 
 /* ---- copies inside the storage ---- */
@@ -265,6 +239,9 @@ struct copy_work {
     int src, dst;
     int64_t src_offset, dst_offset, bytes;
 };
+
+/* Positive: the source ended early, which says nothing about the next time. */
+enum { SOURCE_ENDED = 1 };
 
 static int do_copy(void *opaque)
 {
@@ -284,7 +261,7 @@ static int do_copy(void *opaque)
                        : -errno;
         }
         if (n == 0) {
-            return -ENOTSUP; /* the source ended: the caller reads zeroes */
+            return SOURCE_ENDED;
         }
         left -= n;
     }
@@ -304,5 +281,7 @@ int co_file_copy_range(struct node *src, int64_t src_offset, struct node *dst,
     if (ret == -ENOTSUP) {
         from->can_copy_range = false;
     }
-    return ret;
+    /* Sharing blocks shares holes as well. */
+    file_forget_extent(to);
+    return ret == SOURCE_ENDED ? -ENOTSUP : ret;
 }
