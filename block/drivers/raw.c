@@ -200,12 +200,12 @@ static int raw_probe(const uint8_t *head, size_t bytes, const char *filename)
     return 1;
 }
 
-/* A raw image is the file itself. */
+/* A raw image is the file or device itself. */
 static bool co_raw_create_file(const char *filename,
                                const struct create_params *params,
                                GError **error)
 {
-    return co_image_create(filename, "file", params, error);
+    return co_image_create_file(filename, params, error);
 }
 
 const struct block_driver driver_raw = {

@@ -143,6 +143,10 @@ bool co_node_open_backing(struct node *node,
 /* Creates an image file; refuses an unknown format by name. Suspends. */
 bool co_image_create(const char *filename, const char *format,
                      const struct create_params *params, GError **error);
+/* For formats: creates what the image will lie in, by the protocol that the
+ * filename says; params as the protocol takes them. */
+bool co_image_create_file(const char *filename,
+                          const struct create_params *params, GError **error);
 
 /* ---- for queries (block/query.c); plain structs, caller frees ---- */
 

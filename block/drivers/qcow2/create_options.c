@@ -224,21 +224,6 @@ static bool co_backing_size(const char *filename, const struct image_spec *spec,
     return true;
 }
 
-static bool co_create_protocol_file(const struct blockdev_options *options,
-                                    GError **error)
-{
-    const struct block_driver *driver =
-        block_driver_find(blockdev_driver_str(options->driver));
-    struct create_params params = {0};
-
-    if (!driver || !driver->co_create_file ||
-        options->driver != BLOCKDEV_DRIVER_FILE) {
-        return error_set(error, "Driver '%s' cannot create files",
-                         blockdev_driver_str(options->driver));
-    }
-    return driver->co_create_file(options->u.file.filename, &params, error);
-}
-
 bool co_qcow2_create_file(const char *filename,
                           const struct create_params *params, GError **error)
 {
@@ -276,7 +261,8 @@ bool co_qcow2_create_file(const char *filename,
     spec.size = align_up(spec.size, BLOCK_SECTOR_SIZE);
     qapi_auto(blockdev_options) options =
         qapi_blockdev_from_filename(filename, error);
-    if (!options || !co_create_protocol_file(options, error)) {
+    struct create_params empty = {0};
+    if (!options || !co_image_create_file(filename, &empty, error)) {
         return false;
     }
     struct node *file = co_node_open(options, error);
