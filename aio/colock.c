@@ -163,14 +163,19 @@ static void co_pool_task(void *opaque)
     co_queue_wake_all(&t.pool->done);
 }
 
-void co_pool_start(struct co_pool *p, co_pool_fn *fn, void *opaque)
+void co_pool_wait_slot(struct co_pool *p)
 {
-    struct pool_task t = {.pool = p, .fn = fn, .opaque = opaque};
-
     assert(co_inside() && p->limit > 0);
     while (p->running >= p->limit) {
         co_queue_wait(&p->done);
     }
+}
+
+void co_pool_start(struct co_pool *p, co_pool_fn *fn, void *opaque)
+{
+    struct pool_task t = {.pool = p, .fn = fn, .opaque = opaque};
+
+    co_pool_wait_slot(p);
     p->running++;
     /* Entered at once, so that it copies t before this frame goes. */
     co_enter(co_create(co_pool_task, &t));

@@ -400,6 +400,8 @@ static bool co_copy_pass(struct block_copy *s, struct block_copy_call *call,
     int64_t pos = 0, run, run_bytes;
 
     while (!hbitmap_empty(s->todo)) {
+        /* Before a claim: what is in flight may fail and end the pass. */
+        co_pool_wait_slot(&span->pool);
         if (co_hold(s, call, span)) {
             return false;
         }

@@ -49,6 +49,8 @@ struct co_pool {
 typedef int co_pool_fn(void *opaque);
 /* Suspends while the pool is full, then starts fn(opaque). */
 void co_pool_start(struct co_pool *p, co_pool_fn *fn, void *opaque);
+/* Suspends while the pool is full. */
+void co_pool_wait_slot(struct co_pool *p);
 /* Suspends until all ended; returns and resets p->result. */
 int co_pool_wait(struct co_pool *p);
 
