@@ -134,15 +134,20 @@ int co_copy_status(struct block_copy *s, int64_t offset, int64_t bytes,
 
 /* ---- one piece ----------------------------------------------------------- */
 
-/* A target that reads as zeroes there already needs no request. */
+/* A target that reads as zeroes there already needs no request. Zeroes of its
+ * backing file do not count: that may be the source, which is about to change.
+ */
 static bool co_target_is_zero(struct block_copy *s, int64_t offset,
                               int64_t bytes)
 {
+    struct node *base = node_backing_chain_next(s->target);
+
     while (bytes) {
         struct block_status st;
-        if (co_node_status_above(s->target, NULL, false, true, offset, bytes,
+        if (co_node_status_above(s->target, base, false, true, offset, bytes,
                                  &st, NULL) < 0 ||
-            !(st.flags & BLOCK_ZERO)) {
+            !(st.flags & BLOCK_ZERO) ||
+            (base && !(st.flags & BLOCK_ALLOCATED))) {
             return false;
         }
         int64_t n = min_i64(st.bytes, bytes);
