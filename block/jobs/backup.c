@@ -203,9 +203,10 @@ static void co_remove_filter(struct backup_job *b)
     co_drain_begin(b->source);
     co_job_detach_nodes(&b->job);
     struct graph_tx *tx = graph_tx_begin();
-    /* Parents of the filter already share what they need of the source, so
-     * neither step can fail. */
-    bool ok = graph_tx_replace_node(tx, b->filter, b->source, &error);
+    /* Parents of the filter already share what they need of what is below, so
+     * neither step can fail. That may be the filter of a later backup. */
+    bool ok = graph_tx_replace_node(tx, b->filter, node_chain_below(b->filter),
+                                    &error);
     assert(ok);
     if (!co_graph_tx_commit(tx, &error)) {
         g_critical("backup filter '%s' stays: %s", b->filter->name,
