@@ -56,6 +56,9 @@ static bool del_visit(const void *args, void *result, GError **error)
     if (used_by_backend(node)) {
         return error_set(error, "Node %s is in use", node->name);
     }
+    if (!jobs_check_node_free(node, error)) {
+        return false;
+    }
     if (!node->monitor_owned) {
         return error_set(error, "Node %s is not owned by the monitor",
                          node->name);
