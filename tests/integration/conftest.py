@@ -17,11 +17,15 @@ class Starter:
         self.directory = directory
         self.daemons = []
 
-    def __call__(self, kind, *args, **kw):
+    def prepare(self, kind, *args, **kw):
+        """One that is not started yet."""
         directory = self.directory / f"{kind.name}-{len(self.daemons)}"
         daemon = kind(directory, *args, start=False, **kw)
         self.daemons.append(daemon)
-        return daemon.start()
+        return daemon
+
+    def __call__(self, kind, *args, **kw):
+        return self.prepare(kind, *args, **kw).start()
 
 
 @pytest.hookimpl(hookwrapper=True)
@@ -39,7 +43,7 @@ def start(tmp_path, request):
     try:
         if getattr(request.node, "passed", False):
             for daemon in starter.daemons:
-                if daemon.process.poll() is None:
+                if daemon.process and daemon.process.poll() is None:
                     daemon.stop()
     finally:
         for daemon in starter.daemons:

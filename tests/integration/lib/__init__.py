@@ -3,8 +3,12 @@ from .conversation import (Events, Raw, Wait, differences, normalise, play,
                            same_conversation)
 from .daemon import (ROOT, Daemon, Oracle, SystemOracle, Varved, build_dir,
                      program)
+from .guest import (attach_guest, device_args, guest, guest_pair,
+                    guest_request)
 from .qmp import Qmp, QmpError, QmpTimeout
 
 __all__ = ["ROOT", "Daemon", "Events", "Oracle", "Qmp", "QmpError",
-           "QmpTimeout", "Raw", "SystemOracle", "Varved", "Wait", "build_dir",
-           "differences", "normalise", "play", "program", "same_conversation"]
+           "QmpTimeout", "Raw", "SystemOracle", "Varved", "Wait",
+           "attach_guest", "build_dir", "device_args",
+           "differences", "guest",
+           "guest_pair", "guest_request", "normalise", "play", "program", "same_conversation"]

@@ -123,11 +123,18 @@ def same_conversation(ours, theirs, steps, ignore=()):
     answers = []
     ignore = set(ignore)
     for number, step in enumerate(steps, 1):
-        said = play(ours, step)
+        try:
+            said = play(ours, step)
+            their = play(theirs, step)
+        except Exception as e:
+            before = [f"{describe(s)} -> {a}"[:400] for s, a in
+                      list(zip(steps, answers))[-4:]]
+            raise AssertionError("\n".join(
+                ["", *problems, "played last:", *before,
+                 f"{number}. {describe(step)}: {e}"])) from e
         answers.append(said)
-        diff = differences(
-            normalise(said, ours.directory, ignore),
-            normalise(play(theirs, step), theirs.directory, ignore))
+        diff = differences(normalise(said, ours.directory, ignore),
+                           normalise(their, theirs.directory, ignore))
         if diff:
             problems.append(f"{number}. {describe(step)}")
             problems += ["     " + line for line in diff]

@@ -1,4 +1,6 @@
 """Programs that speak QMP, each in a directory of its own."""
+import hashlib
+import json
 import os
 import re
 import shutil
@@ -92,6 +94,26 @@ class Daemon:
 
     def path(self, name):
         return os.path.join(self.directory, name)
+
+    def image_info(self, name):
+        """What qemu-img says of an image, which may be in use."""
+        done = subprocess.run(
+            [program("qemu-img"), "info", "-U", "--output=json",
+             self.path(name)], capture_output=True, check=True)
+        return json.loads(done.stdout)
+
+    def image_content(self, name, image_format=None):
+        """The checksum of what a guest would read from an image, by
+        qemu-img."""
+        args = ["-f", image_format] if image_format else []
+        out = self.path(name) + ".content"
+        subprocess.run([program("qemu-img"), "convert", "-U", *args, "-O",
+                        "raw", self.path(name), out], check=True,
+                       stderr=subprocess.PIPE)
+        with open(out, "rb") as f:
+            digest = hashlib.sha256(f.read()).hexdigest()
+        os.unlink(out)
+        return digest
 
     def command(self, *args, **kw):
         return self.qmp.command(*args, **kw)

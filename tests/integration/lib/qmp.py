@@ -140,6 +140,17 @@ class Qmp:
                 return message
             self.events.append(message)
 
+    def next_event(self, timeout=None):
+        """Takes the oldest event."""
+        if not self.events:
+            message = self.receive(timeout)
+            if message is None:
+                raise ConnectionError("hung up")
+            if "event" not in message:
+                raise AssertionError(f"unexpected answer: {message}")
+            return message
+        return self.events.popleft()
+
     def wait_job(self, job, status="concluded", timeout=None):
         """Until the job reports this status."""
         return self.wait_event("JOB_STATUS_CHANGE", timeout=timeout, id=job,
