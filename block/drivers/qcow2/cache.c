@@ -117,20 +117,23 @@ static struct meta_entry *entry_new(struct meta_cache *c)
     return e;
 }
 
-/* Room for one more entry, not in the index. May suspend; *e is NULL when the
- * caller must look the key up again. */
-static int co_room(struct meta_cache *c, struct meta_entry **e)
+/* Room for one more entry, not in the index. *e is NULL when this suspended:
+ * then the caller must look the key up again. *cleaned: cleaning was tried. */
+static int co_room(struct meta_cache *c, struct meta_entry **e, bool *cleaned)
 {
-    if (c->entries->len < c->capacity) {
-        *e = entry_new(c);
-        return *e ? 0 : -ENOMEM;
-    }
-    *e = evict(c);
-    if (*e) {
-        return 0;
-    }
-    if (c->n_dirty) {
-        return c->co_clean(c->opaque);
+    *e = NULL;
+    if (c->entries->len >= c->capacity) {
+        *e = evict(c);
+        if (*e) {
+            return 0;
+        }
+        if (c->n_dirty && !*cleaned) {
+            int ret = c->co_clean(c->opaque);
+            /* A disk that takes no writes may still be read, for a while. */
+            *cleaned = ret < 0;
+            return c->entries->len < c->capacity + MAX(c->capacity, 64) ? 0
+                                                                        : ret;
+        }
     }
     *e = entry_new(c);
     return *e ? 0 : -ENOMEM;
@@ -167,6 +170,8 @@ static int co_load(struct meta_cache *c, struct meta_entry *e)
 int co_meta_cache_get(struct meta_cache *c, uint64_t key, int64_t offset,
                       struct meta_entry **out)
 {
+    bool cleaned = false;
+
     for (;;) {
         struct meta_entry *e = lookup(c, key);
         if (e && !e->loading) {
@@ -178,7 +183,7 @@ int co_meta_cache_get(struct meta_cache *c, uint64_t key, int64_t offset,
             co_queue_wait(&e->loaded);
             continue;
         }
-        int ret = co_room(c, &e);
+        int ret = co_room(c, &e, &cleaned);
         if (ret < 0) {
             return ret;
         }

@@ -212,12 +212,12 @@ static int co_take(struct qcow2 *s, int64_t start, int64_t n)
         struct meta_entry *slice;
         int ret = co_qcow2_refcount_slice(s, c, &slice);
         if (ret < 0 || !slice) {
-            /* What has been taken so far goes back. */
-            while (c-- > start) {
-                if (co_qcow2_refcount_slice(s, c, &slice) == 0 && slice) {
-                    meta_entry_change(&s->rb, slice);
-                    s->refcount_set(slice->data, c & rslice_mask(s), 0);
-                }
+            /* What has been taken so far goes back when that can be done. */
+            if (c > start) {
+                struct free_run run = {start << s->cluster_bits,
+                                       (c - start) << s->cluster_bits,
+                                       FREE_OTHER};
+                g_array_append_val(s->frees[FREE_READY], run);
             }
             return ret < 0 ? ret : -EIO;
         }

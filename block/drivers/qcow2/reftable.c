@@ -128,7 +128,7 @@ static int co_switch_table(struct qcow2 *s, const struct growth *g)
             s, offsetof(struct qcow2_disk_header, refcount_table_offset),
             &field, sizeof(field));
     }
-    return ret < 0 ? ret : co_node_flush(qcow2_file(s));
+    return ret;
 }
 
 static int co_grow_table(struct qcow2 *s, int64_t cluster)
@@ -164,7 +164,8 @@ static int co_grow_table(struct qcow2 *s, int64_t cluster)
     qcow2_meta_add(s, g.first << s->cluster_bits,
                    (g.table + g.blocks) << s->cluster_bits);
     qcow2_note_used(s, g.first + g.table + g.blocks);
-    g_array_append_val(s->frees[FREE_READY], old);
+    /* The next commit makes the header stable before the old table is free. */
+    g_array_append_val(s->frees[FREE_PENDING], old);
     co_mutex_unlock(&s->commit_lock);
     return 0;
 }

@@ -36,7 +36,7 @@ static int co_switch_l1(struct qcow2 *s, int64_t host, uint32_t entries)
             co_qcow2_write_field(s, offsetof(struct qcow2_disk_header, l1_size),
                                  &field, sizeof(field));
     }
-    return ret < 0 ? ret : co_node_flush(qcow2_file(s));
+    return ret;
 }
 
 /* disk: the whole table as it is to be written. */
@@ -67,7 +67,8 @@ static int co_grow_l1_locked(struct qcow2 *s, uint32_t entries, uint64_t *table,
     if (old_bytes) {
         struct free_run old = {s->header.l1_table_offset, old_bytes,
                                FREE_OTHER};
-        g_array_append_val(s->frees[FREE_READY], old);
+        /* The next commit makes the header stable before it is free. */
+        g_array_append_val(s->frees[FREE_PENDING], old);
     }
     memset(table, 0, bytes);
     memcpy(table, s->l1, (size_t)s->l1_size * 8);

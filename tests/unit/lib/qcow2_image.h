@@ -1,0 +1,46 @@
+/*
+ * qcow2 images in memory disks, and random requests against a model of bytes.
+ */
+#ifndef VARVE_TESTS_QCOW2_IMAGE_H
+#define VARVE_TESTS_QCOW2_IMAGE_H
+
+#include <glib.h>
+#include "mem_disk.h"
+
+/* A directory of its own for each test program: setup and teardown. */
+int enter_directory(void **state);
+int leave_directory(void **state);
+
+/* Opens "driver=...,..." or JSON; NULL and *error. */
+struct node *co_try_open(GError **error, const char *format, ...)
+    G_GNUC_PRINTF(2, 3);
+/* The same, and asserts that it opens. */
+struct node *co_open(const char *format, ...) G_GNUC_PRINTF(1, 2);
+/* blockdev-create of an image in node `file`; `more` is JSON members. */
+void co_make(const char *file, int64_t size, const char *more);
+/* Asserts that qemu-img finds nothing wrong with the content of the disk. */
+void co_check(struct node *file, bool leaks_allowed);
+
+/* Random reads, writes, zeroes, discards and flushes, of which those in flight
+ * do not overlap. */
+struct stress {
+    struct node *node;
+    uint8_t *model;     /* what a read must give */
+    uint8_t *unknown;   /* units whose last change failed */
+    uint8_t *touched;   /* units that were changed; the test clears it */
+    uint8_t *busy;      /* private: units of requests in flight */
+    int64_t size, unit; /* requests begin and end at multiples of unit */
+    GRand *rand;
+    unsigned left;   /* private: requests to start */
+    unsigned failed; /* requests that failed */
+    bool failures;   /* they may */
+    bool small;      /* few units each */
+    bool no_flush;
+};
+void stress_init(struct stress *t, struct node *node, unsigned seed);
+void stress_free(struct stress *t);
+void co_stress(struct stress *t, unsigned requests, unsigned depth);
+/* Asserts that the range reads as the model says, where that is known. */
+void co_verify(struct stress *t, int64_t offset, int64_t bytes);
+
+#endif
