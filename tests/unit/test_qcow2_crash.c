@@ -1,0 +1,203 @@
+/*
+ * qcow2: what a crash may leave behind.
+ *
+ * Writes and flushes of a run are recorded. A crash keeps all writes before the
+ * last flush and any part of the later ones; for many such points the image is
+ * rebuilt, must have no error but leaked clusters, and must show what the
+ * guest had flushed.
+ */
+#include "block/node.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <cmocka.h>
+#include <glib.h>
+#include <string.h>
+
+#include "lib/fake_driver.h"
+#include "lib/qcow2_image.h"
+
+#define PHASES 4
+#define POINTS 10 /* crashes tried in each phase */
+
+/* The disk at the end of a phase: all is flushed. */
+struct flushed {
+    guint log_length;
+    uint8_t *model;
+};
+
+struct run {
+    struct flushed at[PHASES + 1];
+    uint8_t *touched[PHASES + 1]; /* units changed in the phase before */
+    struct stress t;
+    uint8_t *image; /* as created */
+    int64_t image_bytes;
+};
+
+static void phase_end(struct run *r, unsigned phase, struct mem_disk *d)
+{
+    struct stress *t = &r->t;
+
+    r->at[phase].log_length = d->log->len;
+    r->at[phase].model = g_memdup2(t->model, t->size);
+    r->touched[phase] = g_memdup2(t->touched, t->size / t->unit);
+    memset(t->touched, 0, t->size / t->unit);
+}
+
+static void apply(struct node *disk, const struct mem_event *e)
+{
+    if (!e->flush) {
+        memcpy(mem_disk_of(disk)->data + e->offset, e->data, e->bytes);
+        disk->length = MAX(disk->length, e->offset + e->bytes);
+    }
+}
+
+/* The disk after a crash when `point` events had been issued. Writes after the
+ * last flush got to it or not: most, or a few. */
+static void rebuild(struct node *disk, const struct run *r, const GArray *log,
+                    guint point, GRand *rand)
+{
+    guint stable = point;
+
+    memset(mem_disk_of(disk)->data, 0, disk->length);
+    memcpy(mem_disk_of(disk)->data, r->image, r->image_bytes);
+    disk->length = r->image_bytes;
+    while (stable && !g_array_index(log, struct mem_event, stable - 1).flush) {
+        stable--;
+    }
+    int keep = g_rand_int_range(rand, 1, 10);
+    for (guint i = 0; i < point; i++) {
+        if (i < stable || g_rand_int_range(rand, 0, 10) < keep) {
+            apply(disk, &g_array_index(log, struct mem_event, i));
+        }
+    }
+}
+
+/* What was flushed before the phase and not changed in it is there. */
+static void co_check_crash(struct run *r, struct node *disk, unsigned phase,
+                           const char *what)
+{
+    struct stress v = r->t;
+
+    mem_disk_save(disk, "crash.qcow2");
+    assert_image_clean("crash.qcow2", true);
+    v.node = co_open("driver=qcow2,file=crash-disk,%s", what);
+    v.model = r->at[phase - 1].model;
+    v.unknown = r->touched[phase];
+    co_verify(&v, 0, v.size);
+    /* It can be used further, and closing leaks no more. */
+    if (!v.node->read_only) {
+        uint8_t byte = 1;
+        assert_int_equal(co_node_pwrite(v.node, v.size - 1, &byte, 1, 0), 0);
+        co_node_unref(v.node);
+        mem_disk_save(disk, "crash.qcow2");
+        assert_image_clean("crash.qcow2", true);
+    } else {
+        co_node_unref(v.node);
+    }
+}
+
+/* Anywhere in [from, to), or just before a flush, where most is at stake. */
+static guint pick_point(const GArray *log, guint from, guint to, bool at_flush,
+                        GRand *rand)
+{
+    guint point = g_rand_int_range(rand, from, to);
+
+    while (at_flush && point < to - 1 &&
+           !g_array_index(log, struct mem_event, point).flush) {
+        point++;
+    }
+    return point;
+}
+
+static void co_try_crashes(struct run *r, const GArray *log, unsigned phase)
+{
+    struct node *disk = co_mem_disk("crash-disk");
+    guint from = r->at[phase - 1].log_length, to = r->at[phase].log_length;
+
+    for (unsigned i = 0; i < POINTS; i++) {
+        guint point = pick_point(log, from, to, i & 1, r->t.rand);
+        rebuild(disk, r, log, point, r->t.rand);
+        co_check_crash(r, disk, phase, i % 4 ? "read-only=on" : "");
+    }
+    co_node_unref(disk);
+}
+
+static void co_crash_run(const char *create, int64_t size, const char *open,
+                         unsigned seed)
+{
+    struct run r = {0};
+    struct node *file = co_mem_disk("disk");
+    struct mem_disk *d = mem_disk_of(file);
+
+    co_make("disk", size, create);
+    r.image_bytes = file->length;
+    r.image = g_memdup2(d->data, file->length);
+    d->pauses = 3;
+    d->rng = seed;
+    mem_disk_record(file);
+    struct node *node = co_open("driver=qcow2,file=disk,discard=unmap%s", open);
+    stress_init(&r.t, node, seed);
+    phase_end(&r, 0, d);
+    for (unsigned phase = 1; phase <= PHASES; phase++) {
+        r.t.small = phase & 1;
+        r.t.no_flush = phase < PHASES;
+        co_stress(&r.t, 60, 8);
+        assert_int_equal(co_node_flush(node), 0);
+        phase_end(&r, phase, d);
+    }
+    for (unsigned phase = 1; phase <= PHASES; phase++) {
+        co_try_crashes(&r, d->log, phase);
+    }
+    co_node_unref(node);
+    co_check(file, false);
+    for (unsigned phase = 0; phase <= PHASES; phase++) {
+        g_free(r.at[phase].model);
+        g_free(r.touched[phase]);
+    }
+    g_free(r.image);
+    stress_free(&r.t);
+    co_node_unref(file);
+}
+
+static void co_small_clusters(void *opaque)
+{
+    co_crash_run("'cluster-size': 512, 'refcount-bits': 64", 4 << 20, "", 1);
+}
+
+static void co_tiny_caches(void *opaque)
+{
+    co_crash_run("'cluster-size': 1024", 2 << 20,
+                 ",l2-cache-entry-size=512,cache-size=4096", 2);
+}
+
+static void co_default_clusters(void *opaque)
+{
+    co_crash_run("'cluster-size': 65536", 8 << 20,
+                 ",pass-discard-request=on,pass-discard-other=on", 3);
+}
+
+static void a_crash_leaves_leaks_at_worst_with_small_clusters(void **state)
+{
+    in_fake_loop(co_small_clusters);
+}
+
+static void a_crash_leaves_leaks_at_worst_with_tiny_caches(void **state)
+{
+    in_fake_loop(co_tiny_caches);
+}
+
+static void a_crash_leaves_leaks_at_worst_with_default_clusters(void **state)
+{
+    in_fake_loop(co_default_clusters);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_crash_leaves_leaks_at_worst_with_small_clusters),
+        cmocka_unit_test(a_crash_leaves_leaks_at_worst_with_tiny_caches),
+        cmocka_unit_test(a_crash_leaves_leaks_at_worst_with_default_clusters),
+    };
+    return cmocka_run_group_tests(tests, enter_directory, leave_directory);
+}
