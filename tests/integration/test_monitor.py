@@ -210,6 +210,42 @@ def test_a_slow_reader_stalls_nobody_else(varved):
         assert next_one.command("query-version")
 
 
+def test_two_monitors_change_the_graph_at_once(varved):
+    """Commands of both mix; each sees its own answers in order."""
+    n = 200
+    sessions = [varved.qmp, varved.connect(1)]
+    for k, qmp in enumerate(sessions):
+        qmp.send_raw("".join(
+            json.dumps({"execute": name, "arguments": arguments, "id": i})
+            for i in range(n) for name, arguments in (
+                ("blockdev-add", {"driver": "null-co", "node-name": f"n{k}",
+                                  "size": 65536}),
+                ("block-dirty-bitmap-add", {"node": f"n{k}", "name": "b"}),
+                ("blockdev-add", {"driver": "null-co", "node-name": "shared"}),
+                ("blockdev-del", {"node-name": "shared"}),
+                ("blockdev-del", {"node-name": f"n{k}"}))))
+    for qmp in sessions:
+        for i in range(n):
+            answers = [qmp.answer() for _ in range(5)]
+            assert [a["id"] for a in answers] == [i] * 5
+            # Only the node that both want may be there already, or not.
+            assert all("return" in a for a in answers[:2] + answers[4:])
+    assert len(varved.command("query-named-block-nodes")) <= 1
+
+
+def test_a_client_that_leaves_during_a_command_loses_nothing_else(varved):
+    for step in (("blockdev-add", {"driver": "null-co", "node-name": n,
+                                   "size": 1 << 20}) for n in ("s", "t")):
+        varved.command(*step)
+    for i in range(20):
+        with varved.connect(1) as qmp:
+            qmp.send({"execute": "blockdev-backup", "arguments": {
+                "job-id": f"j{i}", "device": "s", "target": "t",
+                "sync": "full"}})
+        varved.qmp.wait_job(f"j{i}", "null")
+    assert varved.command("query-jobs") == []
+
+
 def test_commands_that_are_listed_exist_and_are_in_the_schema(varved):
     names = {c["name"] for c in varved.command("query-commands")}
     schema = varved.command("query-qmp-schema")

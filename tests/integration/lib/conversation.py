@@ -19,7 +19,7 @@ class Wait:
 
 class Events:
     """A step that compares the names and data of all events since the last
-    such step. settle: seconds to wait for stragglers."""
+    such step. settle: seconds without an event that end it."""
 
     def __init__(self, *names, settle=0.3):
         self.names = names

@@ -156,17 +156,25 @@ class Qmp:
         return self.wait_event("JOB_STATUS_CHANGE", timeout=timeout, id=job,
                                status=status)
 
-    def take_events(self, settle=0.0):
-        """All events so far, and those that come within `settle` seconds."""
-        deadline = time.monotonic() + settle
-        while True:
+    def take_events(self, quiet=0.0):
+        """All events so far, and those that come until there was none for
+        `quiet` seconds and no job is on its way out."""
+        deadline = time.monotonic() + self.timeout
+        while time.monotonic() < deadline:
             try:
-                message = self.receive(max(deadline - time.monotonic(), 0))
+                message = self.receive(quiet)
             except QmpTimeout:
-                break
+                if not quiet or not self.jobs_moving():
+                    break
+                continue
             if message is None:
                 break
             self.events.append(message)
         events = list(self.events)
         self.events.clear()
         return events
+
+    def jobs_moving(self):
+        """Some job is in a state in which none stays."""
+        return any(job["status"] in ("created", "aborting")
+                   for job in self.command("query-jobs"))
