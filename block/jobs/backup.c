@@ -322,9 +322,6 @@ bool backup_check_start(struct backup_params *p, GError **error)
 
 static bool check_target(const struct backup_params *p, GError **error)
 {
-    if (!jobs_check_node_free(p->target, error)) {
-        return false;
-    }
     if (p->compress && !p->target->driver->writes_compressed) {
         const char *drive = job_backend_name(p->target);
         return error_set(error,
@@ -481,7 +478,9 @@ struct job *co_backup_prepare(const struct backup_params *params,
         error_set(error, "Source and target cannot be the same");
         return NULL;
     }
-    if (!backup_check_start(&p, error) || !check_target(&p, error)) {
+    if (!jobs_check_node_free(p.source, error) ||
+        !jobs_check_node_free(p.target, error) ||
+        !backup_check_start(&p, error) || !check_target(&p, error)) {
         return NULL;
     }
     struct node *filter = co_open_filter(&p, error);

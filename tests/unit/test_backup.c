@@ -436,11 +436,11 @@ static void co_refusals(void *opaque)
     p.sync = MIRROR_SYNC_MODE_NONE;
     struct job *job = co_start_backup(&d, &p, NULL);
     GError *error = NULL;
-    p.job_id = "k";
     assert_null(co_start_backup(&d, &p, &error));
     assert_string_equal(error->message, "Node 't' is busy: block device is in "
                                         "use by block job: backup");
     g_clear_error(&error);
+    p.job_id = "k";
     p.source = d.backend->node;
     p.target = small;
     assert_null(co_start_backup(&d, &p, &error));
