@@ -157,7 +157,7 @@ static bool check_table(const struct qcow2_disk_header *h, const char *name,
     if (offset & ((UINT64_C(1) << h->cluster_bits) - 1)) {
         return error_set(error, "%s offset invalid", name);
     }
-    if (offset > (uint64_t)INT64_MAX - entries * entry_bytes ||
+    if (offset > (uint64_t)BLOCK_MAX_LENGTH - entries * entry_bytes ||
         (entries && !offset)) {
         return error_set(error, "%s offset invalid", name);
     }

@@ -80,9 +80,10 @@ static bool build_meta(struct qcow2 *s, GError **error)
         return error_set_errno(error, ENOMEM, "Could not map the metadata");
     }
     qcow2_meta_add(s, 0, 1);
-    meta_add_within(s, s->header.l1_table_offset, (int64_t)s->l1_size * 8);
-    meta_add_within(s, s->header.refcount_table_offset,
-                    (int64_t)s->rt_size * 8);
+    if (s->l1_size) {
+        qcow2_meta_add(s, s->header.l1_table_offset, (int64_t)s->l1_size * 8);
+    }
+    qcow2_meta_add(s, s->header.refcount_table_offset, (int64_t)s->rt_size * 8);
     meta_add_within(s, s->header.snapshots_offset, s->cluster_size);
     for (uint32_t i = 0; i < s->l1_size; i++) {
         meta_add_within(s, s->l1[i] & QCOW2_OFFSET_MASK, s->cluster_size);
@@ -100,6 +101,11 @@ static uint64_t *co_load_table(struct qcow2 *s, const char *name,
                                GError **error)
 {
     size_t bytes = MAX((size_t)entries * 8, 8);
+
+    if (entries && offset >= (uint64_t)qcow2_file(s)->length) {
+        error_set(error, "The %s lies beyond the end of the file", name);
+        return NULL;
+    }
     uint64_t *table = io_buffer_try_alloc(qcow2_file(s), bytes);
 
     if (!table) {
