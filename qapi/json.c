@@ -110,7 +110,7 @@ struct json_object *qapi_json_parse(const char *text, size_t length,
 
     bool ok = status == json_tokener_success && json;
     if (status == json_tokener_continue) {
-        error_set(error, "JSON parse error, premature end of text");
+        error_set(error, "JSON parse error, premature EOI");
     } else if (!ok) {
         error_set(error, "JSON parse error, %s",
                   status == json_tokener_success
