@@ -30,6 +30,7 @@ static struct block_info *co_backend_info(struct backend *b, GError **error)
         if (!info->inserted) {
             return NULL;
         }
+        info->inserted->cache->writeback = b->write_cache;
     }
     return g_steal_pointer(&info);
 }
