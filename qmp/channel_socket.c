@@ -147,8 +147,17 @@ GSocket *channel_socket_open(const struct monitor_channel *how, GError **error)
     }
     const char *name =
         how->kind == MONITOR_CHANNEL_UNIX ? how->path : how->host;
-    error_set(error, "Failed to %s '%s': %s",
-              how->server ? "listen on" : "connect to", name ? name : "",
-              last ? last->message : "no address of the wanted kind");
+    /* GIO's messages begin with what is said here better. */
+    const char *reason = last ? g_strrstr(last->message, ": ") : NULL;
+    reason = reason ? reason + 2
+             : last ? last->message
+                    : "no address of the wanted kind";
+    if (how->server && how->kind == MONITOR_CHANNEL_UNIX) {
+        error_set(error, "Failed to bind socket to %s: %s", name, reason);
+    } else {
+        error_set(error, "Failed to %s '%s': %s",
+                  how->server ? "listen on" : "connect to", name ? name : "",
+                  reason);
+    }
     return NULL;
 }
