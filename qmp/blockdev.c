@@ -11,10 +11,9 @@
 #include "qmp/visit.h"
 #include "util/error.h"
 
-static bool add_visit(const void *args, void *result, GError **error)
+bool co_monitor_add_node(const struct blockdev_options *options,
+                         GError **error)
 {
-    const struct blockdev_options *options = args;
-
     if (!options->node_name) {
         return error_set(error,
                          "'node-name' must be specified for the root node");
@@ -26,6 +25,11 @@ static bool add_visit(const void *args, void *result, GError **error)
     /* The reference is the monitor's now. */
     node->monitor_owned = true;
     return true;
+}
+
+static bool add_visit(const void *args, void *result, GError **error)
+{
+    return co_monitor_add_node(args, error);
 }
 
 bool qmp_blockdev_add(const struct blockdev_options *args, GError **errp)

@@ -74,6 +74,11 @@ void monitor_event(enum qapi_event event, const void *data);
  * ends its main loop. */
 void monitors_set_quit(void (*quit)(void *opaque), void *opaque);
 
+/* What blockdev-add does: opens a node that the monitor owns. The options must
+ * name it. On the graph's loop, with its change_lock or before anybody else is
+ * there; suspends. */
+bool co_monitor_add_node(const struct blockdev_options *options,
+                         GError **error);
 /* Lets go of all nodes that blockdev-add made: the end of the program, when
  * devices and jobs are gone. On the graph's loop; suspends. */
 void co_monitor_close_nodes(void);
