@@ -47,13 +47,27 @@ static bool has_file(const char *driver)
     return d && d->kind != DRIVER_PROTOCOL;
 }
 
+/* People have two words for either. */
+static bool put_discard(struct json_object *tree, const char *value,
+                        GError **error)
+{
+    bool unmap = !strcmp(value, "unmap") || !strcmp(value, "on");
+
+    if (!unmap && strcmp(value, "ignore") && strcmp(value, "off")) {
+        return error_set(error, "Invalid discard option");
+    }
+    return qapi_options_put(tree, "discard",
+                            json_object_new_string(unmap ? "unmap" : "ignore"),
+                            error);
+}
+
 static bool take_pair(struct described *d, const struct keyval *pair,
                       GError **error)
 {
     if (!strcmp(pair->key, "file")) {
         d->file = pair->value;
     } else if (!strcmp(pair->key, "format") || !strcmp(pair->key, "driver")) {
-        if (d->format && strcmp(d->format, pair->value)) {
+        if (d->format) {
             return error_set(error, "Cannot specify both 'driver' and "
                                     "'format'");
         }
@@ -65,6 +79,8 @@ static bool take_pair(struct described *d, const struct keyval *pair,
         if (!d->cache) {
             return error_set(error, "invalid cache option");
         }
+    } else if (!strcmp(pair->key, "discard")) {
+        return put_discard(d->tree, pair->value, error);
     } else {
         return qapi_options_put(d->tree, pair->key,
                                 json_object_new_string(pair->value), error);
@@ -168,6 +184,12 @@ static bool co_describe(struct described *d, const GPtrArray *pairs,
     }
     if (!block_driver_find(d->format)) {
         return error_set(error, "Unknown driver '%s'", d->format);
+    }
+    struct json_object *file;
+    if (has_file(d->format) &&
+        !json_object_object_get_ex(d->tree, "file", &file)) {
+        return error_set(error,
+                         "A block device must be specified for \"file\"");
     }
     if (d->cache) {
         put_bool(d->tree, "cache.direct", d->cache->direct);

@@ -2,197 +2,197 @@
  * varved: the storage daemon.
  *
  * The main thread runs the main loop, where monitors live, beside GLib's
- * default context; one I/O thread runs the loop of the graph.
+ * default context; one I/O thread runs the loop of the graph. Options are
+ * carried out one by one before the main loop runs, so that no client sees half
+ * of them. It ends the same way whoever says so: the guest stops, jobs are
+ * cancelled, nodes are flushed and closed, and then the monitors go, so that
+ * clients hear of all that.
  */
+#include <glib-unix.h>
 #include <locale.h>
 #include <signal.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
-
-#include <glib-unix.h>
-#include <glib.h>
 
 #include "aio/iothread.h"
 #include "aio/loop.h"
 #include "aio/mailbox.h"
+#include "block/backend.h"
 #include "block/job.h"
+#include "hw/runstate.h"
+#include "hw/virtio_blk.h"
 #include "qmp/monitor.h"
+#include "tools/common/tool.h"
+#include "tools/varved/daemon.h"
 #include "util/error.h"
-#include "util/keyval.h"
 
-struct program {
-    GMainLoop *main;
-    GHashTable *chardevs; /* id -> text of the channel */
-    unsigned monitors;
-};
-
-static const char *basename_of(const char *path)
+void daemon_call_graph(struct daemon *d, co_fn *fn, void *opaque)
 {
-    const char *slash = strrchr(path, '/');
-    return slash ? slash + 1 : path;
+    /* A blocking call is for threads without a loop. */
+    loop_bind(NULL);
+    loop_call_blocking(iothread_loop(d->thread), fn, opaque);
+    loop_bind(d->loop);
 }
 
-static void fail(const char *fmt, ...) G_GNUC_PRINTF(1, 2) G_GNUC_NORETURN;
-static void fail(const char *fmt, ...)
+/* ---- the end ---- */
+
+static void end_program(void *opaque)
 {
-    va_list ap;
-    va_start(ap, fmt);
-    g_autofree char *text = g_strdup_vprintf(fmt, ap);
-    va_end(ap);
-    fprintf(stderr, "%s: %s\n", g_get_prgname(), text);
-    exit(1);
+    g_main_loop_quit(((struct daemon *)opaque)->main_loop);
 }
 
-static const char *option(const GPtrArray *pairs, const char *key)
+static gboolean end_by_signal(gpointer opaque)
 {
-    for (guint i = 0; i < pairs->len; i++) {
-        const struct keyval *pair = pairs->pdata[i];
-        if (!strcmp(pair->key, key)) {
-            return pair->value;
-        }
+    struct daemon *d = opaque;
+    const struct shutdown_event event = {.reason = SHUTDOWN_CAUSE_HOST_SIGNAL};
+
+    if (g_main_loop_is_running(d->main_loop)) {
+        monitor_event(QAPI_EVENT_SHUTDOWN, &event);
+        end_program(d);
     }
-    return NULL;
-}
-
-static bool option_on(const GPtrArray *pairs, const char *key, bool absent)
-{
-    const char *value = option(pairs, key);
-    return value ? !strcmp(value, "on") : absent;
-}
-
-/* "stdio", "unix:PATH[,...]", "socket,path=PATH[,...]" and
- * "socket,host=NAME,port=NUMBER[,...]". */
-static void add_monitor(struct program *p, const char *text)
-{
-    GError *error = NULL;
-    struct monitor_channel channel = {0};
-    g_autoptr(GPtrArray) pairs = keyval_split(text, "kind", &error);
-    const char *kind = pairs ? option(pairs, "kind") : NULL;
-
-    if (!kind) {
-        fail("%s", error ? error->message : "a monitor needs a channel");
-    }
-    if (g_str_has_prefix(kind, "unix:")) {
-        channel.kind = MONITOR_CHANNEL_UNIX;
-        channel.path = kind + strlen("unix:");
-    } else if (!strcmp(kind, "socket")) {
-        channel.kind = MONITOR_CHANNEL_UNIX;
-        channel.path = option(pairs, "path");
-        channel.host = option(pairs, "host");
-        channel.port = option(pairs, "port");
-        if (!channel.path) {
-            channel.kind = MONITOR_CHANNEL_TCP;
-        }
-    } else if (strcmp(kind, "stdio") != 0) {
-        fail("'%s' is no channel for a monitor", kind);
-    }
-    channel.server = option_on(pairs, "server", false);
-    channel.wait = option_on(pairs, "wait", true);
-    channel.nodelay = option_on(pairs, "nodelay", false);
-    g_autofree char *id = g_strdup_printf("compat_monitor%u", p->monitors++);
-    if (!monitor_new(id, &channel, false, &error)) {
-        fail("%s", error->message);
-    }
-}
-
-static gboolean end_program(gpointer opaque)
-{
-    g_main_loop_quit(((struct program *)opaque)->main);
     return G_SOURCE_CONTINUE;
 }
 
-static void quit_command(void *opaque)
+struct visit {
+    struct daemon *d;
+    co_fn *fn;
+    bool done;
+};
+
+static void co_visit_entry(void *opaque)
 {
-    end_program(opaque);
+    struct visit *v = opaque;
+
+    co_call_on(iothread_loop(v->d->thread), v->fn, v->d);
+    v->done = true;
 }
 
-static void parse(struct program *p, int argc, char **argv)
+/* Runs fn(d) on the graph's loop while the main loop goes on, so that commands
+ * come to their end and clients hear of events. */
+static void visit_graph(struct daemon *d, co_fn *fn)
 {
-    for (int i = 1; i < argc; i++) {
-        const char *name = argv[i] + strspn(argv[i], "-");
-        const char *value = i + 1 < argc ? argv[++i] : NULL;
-        if (!value) {
-            fail("%s: requires an argument", argv[i]);
-        }
-        if (!strcmp(name, "qmp")) {
-            add_monitor(p, value);
-        } else if (!strcmp(name, "chardev")) {
-            g_autoptr(GPtrArray) pairs = keyval_split(value, "kind", NULL);
-            const char *id = pairs ? option(pairs, "id") : NULL;
-            g_hash_table_insert(p->chardevs, g_strdup(id ? id : ""),
-                                g_strdup(value));
-        } else if (!strcmp(name, "monitor")) {
-            const char *eq = strrchr(value, '=');
-            const char *text =
-                g_hash_table_lookup(p->chardevs, eq ? eq + 1 : value);
-            if (!text) {
-                fail("chardev \"%s\" not found", value);
-            }
-            add_monitor(p, text);
-        } else {
-            fail("%s: invalid option", argv[i - 1]);
-        }
+    struct visit v = {.d = d, .fn = fn};
+
+    co_start(co_visit_entry, &v);
+    while (!v.done) {
+        g_main_context_iteration(NULL, TRUE);
     }
 }
 
-static void cancel_jobs(void *opaque)
+static void co_stop_work(void *opaque)
 {
+    co_vm_stop(RUN_STATE_SHUTDOWN);
     co_jobs_cancel_all();
 }
 
-static void end_graph(void *opaque)
+static void co_close_graph(void *opaque)
 {
     co_jobs_cancel_all();
+    co_hw_device_del_all();
+    co_drives_close(opaque);
     co_monitor_close_nodes();
+}
+
+static void end_daemon(struct daemon *d)
+{
+    /* A command may wait for a job to go, or start one as its last act. */
+    monitors_stop();
+    visit_graph(d, co_stop_work);
+    while (!monitors_stop()) {
+        g_main_context_iteration(NULL, TRUE);
+    }
+    visit_graph(d, co_close_graph);
+    monitors_end();
+}
+
+/* ---- the beginning ---- */
+
+static void co_start_guest(void *opaque)
+{
+    co_vm_start();
+}
+
+static bool start_daemon(struct daemon *d, const GPtrArray *given, int *status)
+{
+    g_autoptr(GError) error = NULL;
+    enum option_result result = options_apply(d, given);
+
+    *status = result == OPTION_FAILED;
+    if (result != OPTION_OK) {
+        return false;
+    }
+    if (!daemon_add_disks(d, &error) || !daemon_write_pidfile(d, &error)) {
+        *status = tool_fail(&error);
+        return false;
+    }
+    if (!d->start_stopped) {
+        daemon_call_graph(d, co_start_guest, NULL);
+    }
+    daemon_ready(d);
+    return true;
+}
+
+static int run(struct daemon *d, const GPtrArray *given)
+{
+    static const int signals[] = {SIGTERM, SIGINT, SIGHUP};
+    guint sources[G_N_ELEMENTS(signals)];
+    int status;
+
+    d->loop = loop_new("main", LOOP_CLOCK_REAL);
+    d->thread = iothread_new("graph");
+    d->main_loop = g_main_loop_new(NULL, FALSE);
+    GSource *source = loop_attach_glib(d->loop, NULL);
+    /* The loop looks after itself when it is entered twice; GLib would take the
+     * source out and in around each pass, with two writes to wake itself up. */
+    g_source_set_can_recurse(source, TRUE);
+    loop_bind(d->loop);
+    monitors_begin(d->loop, iothread_loop(d->thread));
+    monitors_set_quit(end_program, d);
+
+    if (start_daemon(d, given, &status)) {
+        for (size_t i = 0; i < G_N_ELEMENTS(signals); i++) {
+            sources[i] = g_unix_signal_add(signals[i], end_by_signal, d);
+        }
+        g_main_loop_run(d->main_loop);
+        for (size_t i = 0; i < G_N_ELEMENTS(signals); i++) {
+            g_source_remove(sources[i]);
+        }
+    }
+    end_daemon(d);
+    daemon_remove_pidfile(d);
+    iothread_free(d->thread);
+    g_source_destroy(source);
+    g_source_unref(source);
+    g_main_loop_unref(d->main_loop);
+    loop_bind(NULL);
+    loop_free(d->loop);
+    return status;
 }
 
 int main(int argc, char **argv)
 {
+    struct daemon d = {
+        .chardevs = g_hash_table_new_full(g_str_hash, g_str_equal, g_free,
+                                          chardev_free),
+        .drives = g_ptr_array_new(),
+        .disks = g_ptr_array_new_with_free_func(g_free),
+        .pidfile_fd = -1,
+        .parent_pipe = -1,
+    };
+    GPtrArray *given;
+
     setlocale(LC_ALL, "C.UTF-8");
     signal(SIGPIPE, SIG_IGN);
-    g_set_prgname(basename_of(argv[0]));
-
-    struct loop *loop = loop_new("main", LOOP_CLOCK_REAL);
-    struct iothread *thread = iothread_new("graph");
-    GMainLoop *main_loop = g_main_loop_new(NULL, FALSE);
-    GSource *source = loop_attach_glib(loop, NULL);
-    /* The loop looks after itself when it is entered twice; GLib would take the
-     * source out and in around each pass, with two writes to wake itself up. */
-    g_source_set_can_recurse(source, TRUE);
-    struct program program = {
-        .main = main_loop,
-        .chardevs =
-            g_hash_table_new_full(g_str_hash, g_str_equal, g_free, g_free),
-    };
-
-    loop_bind(loop);
-    monitors_begin(loop, iothread_loop(thread));
-    monitors_set_quit(quit_command, &program);
-    g_unix_signal_add(SIGTERM, end_program, &program);
-    g_unix_signal_add(SIGINT, end_program, &program);
-    g_unix_signal_add(SIGHUP, end_program, &program);
-    parse(&program, argc, argv);
-    g_main_loop_run(main_loop);
-
-    /* A command may wait for a job to go, or start one as its last act. */
-    monitors_stop();
-    loop_bind(NULL);
-    loop_call_blocking(iothread_loop(thread), cancel_jobs, NULL);
-    loop_bind(loop);
-    while (!monitors_stop()) {
-        g_main_context_iteration(NULL, TRUE);
+    tool_init(argv[0]);
+    enum option_result result = options_parse(&d, argc, argv, &given);
+    int status = result == OPTION_FAILED;
+    if (result == OPTION_OK && d.daemonize && !daemon_fork(&d)) {
+        status = 1;
+    } else if (result == OPTION_OK) {
+        status = run(&d, given);
     }
-    loop_bind(NULL);
-    loop_call_blocking(iothread_loop(thread), end_graph, NULL);
-    loop_bind(loop);
-    monitors_end();
-    iothread_free(thread);
-    g_source_destroy(source);
-    g_source_unref(source);
-    g_main_loop_unref(main_loop);
-    g_hash_table_unref(program.chardevs);
-    loop_bind(NULL);
-    loop_free(loop);
-    return 0;
+    g_ptr_array_unref(given);
+    g_ptr_array_unref(d.disks);
+    g_ptr_array_unref(d.drives);
+    g_hash_table_unref(d.chardevs);
+    return status;
 }
