@@ -202,7 +202,10 @@ static void on_write_threshold(void *opaque, const struct node *node,
 
 static void on_runstate(void *opaque, bool running, enum run_state state)
 {
-    monitor_event(running ? QAPI_EVENT_RESUME : QAPI_EVENT_STOP, NULL);
+    /* The end of the program has an event of its own. */
+    if (state != RUN_STATE_SHUTDOWN) {
+        monitor_event(running ? QAPI_EVENT_RESUME : QAPI_EVENT_STOP, NULL);
+    }
 }
 
 static struct block_listener block_events = {
