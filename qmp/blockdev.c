@@ -11,8 +11,7 @@
 #include "qmp/visit.h"
 #include "util/error.h"
 
-bool co_monitor_add_node(const struct blockdev_options *options,
-                         GError **error)
+bool co_monitor_add_node(const struct blockdev_options *options, GError **error)
 {
     if (!options->node_name) {
         return error_set(error,

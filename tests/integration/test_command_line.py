@@ -59,6 +59,8 @@ STORAGE_DAEMON = [
     ["--chardev", "socket,id=a,path=/missing/s,server=on,wait=off",
      "--monitor", "chardev=a"],
     ["--object", "nonsense,id=a"],
+    ["--object", "iothread"],
+    ["--object", "iothread,id=a,nonsense=1"],
     ["--pidfile", "/missing/x"],
 ]
 
@@ -121,7 +123,6 @@ def test_errors_are_those_of_the_emulator(place, args):
     (["--export", "type=nbd,id=a"], "--export"),
     (["--trace", "x"], "--trace"),
     (["-T", "x"], "-T"),
-    (["--object", "iothread,id=a"], "iothread"),
     (["-drive", RAW + ",copy-on-read=on"], "copy-on-read"),
     (["-drive", RAW + ",snapshot=on"], "snapshot"),
     (["-drive", RAW + ",nonsense=1"], "nonsense"),
@@ -161,7 +162,7 @@ def test_refused_by_name(place, args, word):
     (["-device", "help"], ["virtio-blk"]),
     (["-device", "virtio-blk,help"], ["num-queues"]),
     (["-drive", "format=help"], ["Supported formats:", " raw", " qcow2"]),
-    (["-object", "help"], ["List of user creatable objects"]),
+    (["-object", "help"], ["iothread"]),
     (["-chardev", "help"], ["socket", "stdio"]),
 ], ids=lambda v: " ".join(v))
 def test_questions_are_answered(place, args, words):
@@ -196,6 +197,12 @@ def test_blockdevs_are_nodes_in_order(start, place):
     assert sorted(names) == ["f", "n", "r"]
     daemon.command("blockdev-del", node_name="r")
     daemon.command("blockdev-del", node_name="f")
+
+
+def test_objects(start):
+    daemon = start(Varved, "--object", "iothread,id=t0", "-object",
+                   '{"qom-type":"iothread","id":"t1"}')
+    assert {t["id"] for t in daemon.command("query-iothreads")} == {"t0", "t1"}
 
 
 def inserted(daemon):

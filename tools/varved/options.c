@@ -9,10 +9,11 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "qapi/options.h"
+#include "qmp/objects.h"
 #include "tools/common/tool.h"
 #include "tools/varved/daemon.h"
 #include "util/error.h"
-#include "util/keyval.h"
 
 /* ---- small handlers ---- */
 
@@ -68,19 +69,13 @@ static enum option_result apply_machine(struct daemon *d, const char *value,
 static enum option_result apply_object(struct daemon *d, const char *value,
                                        GError **error)
 {
-    g_autoptr(GPtrArray) pairs = keyval_split(value, "qom-type", error);
-    if (!pairs) {
-        return OPTION_FAILED;
-    }
     if (!strcmp(value, "help")) {
-        printf("List of user creatable objects:\n");
+        printf("List of user creatable objects:\n  iothread\n");
         return OPTION_ANSWERED;
     }
-    const char *type = pairs_find(pairs, "qom-type");
-    return type ? error_set(error,
-                            "Parameter 'qom-type' does not accept value '%s'",
-                            type)
-                : error_set(error, "Parameter 'qom-type' is missing");
+    qapi_auto(object_options) options =
+        qapi_options_parse(&qapi_type_object_options, value, "qom-type", error);
+    return options && object_add(options, error) ? OPTION_OK : OPTION_FAILED;
 }
 
 static enum option_result apply_unsupported(struct daemon *d, const char *value,
@@ -105,7 +100,7 @@ static const struct option_row rows[] = {
     {"device", "OPTIONS",
      "a device: virtio-blk-pci,drive=ID,... (help;\nvirtio-blk,help)",
      STAGE_DEVICES, apply_device},
-    {"object", "OPTIONS", NULL, O, apply_object},
+    {"object", "OPTIONS", "an object: iothread,id=ID", O, apply_object},
     {"chardev", "OPTIONS",
      "a channel: socket,id=ID,path=P|host=H,port=P\n"
      "[,server=on][,wait=off]; stdio,id=ID",
