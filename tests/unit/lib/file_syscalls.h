@@ -52,6 +52,7 @@ static struct {
     unsigned seeks;
     int seek_errno;
     int seek_pipe; /* SEEK_HOLE waits for a byte from here, if not 0 */
+    bool seek_waits;
     int fstat_errno;
 } sys;
 
@@ -143,6 +144,7 @@ off_t lseek(int fd, off_t offset, int whence)
     off_t ret = syscall(SYS_lseek, fd, offset, whence);
     char byte;
     if (whence == SEEK_HOLE && sys.seek_pipe) {
+        sys.seek_waits = true;
         (void)!read(sys.seek_pipe, &byte, 1);
     }
     return ret;
