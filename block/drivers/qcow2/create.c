@@ -129,13 +129,12 @@ static bool plan(struct layout *l, const struct image_spec *q, GError **error)
 
 /* ---- tables -------------------------------------------------------------- */
 
-/* Writes `clusters` clusters at cluster `at`; entry i of 8 bytes is `first +
- * i * step` for i < n, with the flag bits, and 0 behind. */
+/* Writes `bytes` bytes at cluster `at`; entry i of 8 bytes refers to cluster
+ * `first + i` for i < n, with the flag bits, and is 0 behind. */
 static int co_write_table(struct node *file, const struct layout *l,
-                          uint64_t at, uint64_t clusters, uint64_t n,
+                          uint64_t at, uint64_t bytes, uint64_t n,
                           uint64_t first, uint64_t flags)
 {
-    uint64_t bytes = clusters << l->cluster_bits;
     uint64_t *buf = io_buffer_try_alloc(file, MIN(bytes, CHUNK));
     int ret = 0;
 
@@ -192,18 +191,20 @@ static int co_write_blocks(struct node *file, const struct layout *l)
 
 static int co_write_tables(struct node *file, const struct layout *l)
 {
-    int ret = co_write_table(file, l, l->reftable_at, l->reftable, l->blocks,
-                             l->blocks_at, 0);
+    int ret =
+        co_write_table(file, l, l->reftable_at, l->reftable << l->cluster_bits,
+                       l->blocks, l->blocks_at, 0);
     if (ret == 0) {
         ret = co_write_blocks(file, l);
     }
     if (ret == 0) {
-        ret = co_write_table(file, l, l->l1_at, l->l1, l->l2_tables, l->l2_at,
-                             QCOW2_COPIED);
+        /* What is left of its last cluster need not be there. */
+        ret = co_write_table(file, l, l->l1_at, l->l1_entries * 8, l->l2_tables,
+                             l->l2_at, QCOW2_COPIED);
     }
     if (ret == 0 && l->l2_tables) {
-        ret = co_write_table(file, l, l->l2_at, l->l2_tables, l->data,
-                             l->data_at, QCOW2_COPIED);
+        ret = co_write_table(file, l, l->l2_at, l->l2_tables << l->cluster_bits,
+                             l->data, l->data_at, QCOW2_COPIED);
     }
     return ret;
 }
