@@ -1,5 +1,5 @@
 /*
- * The lexer and the grammar of JSON as a machine that takes one byte at a time.
+ * The grammar of JSON, and what is done about errors, a byte at a time.
  *
  * It builds nothing: qapi/json.h makes the tree of a text that passed here. It
  * exists because a session must survive whatever a client sends: an error ends
@@ -12,27 +12,9 @@
 
 #include <string.h>
 
+#include "framer_lex.h"
 #include "qapi/codec.h"
 #include "util/error.h"
-
-enum lex {
-    LEX_START,
-    LEX_DOUBLE,     /* in "..." */
-    LEX_DOUBLE_ESC, /* after a backslash in it */
-    LEX_SINGLE,
-    LEX_SINGLE_ESC,
-    LEX_MINUS,
-    LEX_ZERO,
-    LEX_INT,
-    LEX_POINT,
-    LEX_FRACTION,
-    LEX_E,
-    LEX_E_SIGN,
-    LEX_EXPONENT,
-    LEX_WORD,
-    LEX_RECOVERY, /* after a stray byte, up to structure or a new line */
-    LEX_SKIP,     /* over a text beyond the limits, to its end or a new line */
-};
 
 enum expect {
     EXPECT_VALUE,
@@ -44,14 +26,6 @@ enum expect {
 };
 
 enum token { TOKEN_STRUCTURE, TOKEN_STRING, TOKEN_SCALAR };
-
-/* What one byte does in a lexer state. */
-enum step {
-    STEP_TAKEN,
-    STEP_TOKEN,       /* the byte ends a token and is part of it */
-    STEP_TOKEN_AGAIN, /* the token ended before the byte */
-    STEP_STRAY,
-};
 
 G_STATIC_ASSERT(QAPI_MAX_DEPTH <= sizeof((struct framer){0}.nesting) * 8);
 
@@ -77,112 +51,6 @@ void framer_clear(struct framer *f)
     framer_reset(f);
     g_string_free(f->text, TRUE);
     f->text = NULL;
-}
-
-static bool is_digit(unsigned char c)
-{
-    return c >= '0' && c <= '9';
-}
-
-static bool is_structure(unsigned char c)
-{
-    return c && strchr("{}[]:,", c);
-}
-
-static enum step go(struct framer *f, enum lex state)
-{
-    f->lex = state;
-    return STEP_TAKEN;
-}
-
-static enum step lex_start(struct framer *f, unsigned char c)
-{
-    if (is_structure(c)) {
-        return STEP_TOKEN;
-    }
-    switch (c) {
-    case '"':
-        return go(f, LEX_DOUBLE);
-    case '\'':
-        return go(f, LEX_SINGLE);
-    case '-':
-        return go(f, LEX_MINUS);
-    case '0':
-        return go(f, LEX_ZERO);
-    default:
-        if (is_digit(c)) {
-            return go(f, LEX_INT);
-        }
-        return c >= 'a' && c <= 'z' ? go(f, LEX_WORD) : STEP_STRAY;
-    }
-}
-
-static enum step lex_string(struct framer *f, unsigned char c)
-{
-    bool twice = f->lex == LEX_DOUBLE || f->lex == LEX_DOUBLE_ESC;
-    bool escaped = f->lex == LEX_DOUBLE_ESC || f->lex == LEX_SINGLE_ESC;
-
-    /* Bytes that are in no UTF-8 sequence show at once that this is no text;
-     * clients send 0xff to end whatever was going on. */
-    if (c < 0x20 || c == 0xc0 || c == 0xc1 || c >= 0xf5) {
-        return STEP_STRAY;
-    }
-    if (escaped) {
-        return go(f, twice ? LEX_DOUBLE : LEX_SINGLE);
-    }
-    if (c == '\\') {
-        return go(f, twice ? LEX_DOUBLE_ESC : LEX_SINGLE_ESC);
-    }
-    return c == (twice ? '"' : '\'') ? STEP_TOKEN : STEP_TAKEN;
-}
-
-static enum step lex_number(struct framer *f, unsigned char c)
-{
-    switch ((enum lex)f->lex) {
-    case LEX_MINUS:
-        if (is_digit(c)) {
-            return go(f, c == '0' ? LEX_ZERO : LEX_INT);
-        }
-        return STEP_STRAY;
-    case LEX_POINT:
-        return is_digit(c) ? go(f, LEX_FRACTION) : STEP_STRAY;
-    case LEX_E:
-        if (c == '+' || c == '-') {
-            return go(f, LEX_E_SIGN);
-        }
-        return is_digit(c) ? go(f, LEX_EXPONENT) : STEP_STRAY;
-    case LEX_E_SIGN:
-        return is_digit(c) ? go(f, LEX_EXPONENT) : STEP_STRAY;
-    default:
-        break;
-    }
-    if (is_digit(c)) {
-        return f->lex == LEX_ZERO ? STEP_STRAY : STEP_TAKEN;
-    }
-    if (c == '.' && (f->lex == LEX_ZERO || f->lex == LEX_INT)) {
-        return go(f, LEX_POINT);
-    }
-    if ((c == 'e' || c == 'E') && f->lex != LEX_EXPONENT) {
-        return go(f, LEX_E);
-    }
-    return STEP_TOKEN_AGAIN;
-}
-
-static enum step lex_byte(struct framer *f, unsigned char c)
-{
-    switch ((enum lex)f->lex) {
-    case LEX_START:
-        return lex_start(f, c);
-    case LEX_DOUBLE:
-    case LEX_DOUBLE_ESC:
-    case LEX_SINGLE:
-    case LEX_SINGLE_ESC:
-        return lex_string(f, c);
-    case LEX_WORD:
-        return c >= 'a' && c <= 'z' ? STEP_TAKEN : STEP_TOKEN_AGAIN;
-    default:
-        return lex_number(f, c);
-    }
 }
 
 /* ---- grammar ---- */
@@ -326,7 +194,7 @@ static bool token_ended(struct framer *f)
 {
     char first = f->text->str[f->token];
 
-    if (is_structure(first)) {
+    if (framer_is_structure(first)) {
         structure(f, first);
     } else if (first == '"' || first == '\'') {
         scalar(f, TOKEN_STRING);
@@ -459,7 +327,7 @@ static bool skipped(struct framer *f, char c)
         return true;
     }
     if (f->lex == LEX_RECOVERY) {
-        if (!is_structure(c) && c != '\n') {
+        if (!framer_is_structure(c) && c != '\n') {
             return true;
         }
         f->lex = LEX_START;
@@ -484,7 +352,7 @@ enum framer_result framer_feed(struct framer *f, const char *data,
             i++;
             continue;
         }
-        enum step step = lex_byte(f, (unsigned char)c);
+        enum step step = framer_lex_byte(f, (unsigned char)c);
         if (step != STEP_TOKEN_AGAIN) {
             g_string_append_c(f->text, c);
             i++;
