@@ -3,18 +3,24 @@
  */
 #include "tools/common/tool.h"
 
-#include <math.h>
+#include <malloc.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include "aio/loop.h"
 #include "util/error.h"
 #include "util/keyval.h"
 
+#define HEAP_KEEPS (64 << 20)
+
 void tool_init(const char *argv0)
 {
     g_autofree char *base = g_path_get_basename(argv0);
 
     g_set_prgname(base);
+    /* Programs that copy take and free large buffers all the time: keep them in
+     * the heap, where their pages stay, instead of mapping them anew. */
+    mallopt(M_MMAP_THRESHOLD, HEAP_KEEPS);
+    mallopt(M_TRIM_THRESHOLD, HEAP_KEEPS);
 }
 
 void tool_error(const char *fmt, ...)
