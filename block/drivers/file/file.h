@@ -31,6 +31,7 @@ struct file_state {
     unsigned read_misses;   /* inline reads in a row that were not cached */
     unsigned reads_to_skip; /* reads that do not try inline before the next */
     int64_t slow_until_ns;  /* inline writes blocked: workers until then */
+    int64_t slow_for_ns;    /* how long that is */
     unsigned inline_ops;    /* done at once since the loop was last let go on */
     int64_t inline_bytes;
 

@@ -35,9 +35,12 @@ enum {
     TURN_BYTES = 1024 * 1024,
 };
 
-/* An inline write that took this long had waited for the disk. */
-#define SLOW_WRITE_NS (2 * 1000 * 1000)
-#define SLOW_FOR_NS   (200 * 1000 * 1000)
+/* An inline write that took this long had waited for the disk; or, once in a
+ * while, this thread for a CPU. So the time with workers is short at first, and
+ * doubles when the first inline writes after it are slow again. */
+#define SLOW_WRITE_NS   (2 * 1000 * 1000)
+#define SLOW_FOR_MIN_NS (5 * 1000 * 1000)
+#define SLOW_FOR_MAX_NS (320 * 1000 * 1000)
 
 typedef int engine_fn(int fd, enum file_io_op op, int64_t offset,
                       const struct iov *iov);
@@ -147,6 +150,15 @@ static int co_write_fua(struct file_state *s, int64_t offset,
     return ret == -EIO ? synced(s, ret) : ret;
 }
 
+static void note_slow_write(struct file_state *s, int64_t start, int64_t end)
+{
+    bool again = start - s->slow_until_ns < s->slow_for_ns;
+
+    s->slow_for_ns =
+        again ? min_i64(s->slow_for_ns * 2, SLOW_FOR_MAX_NS) : SLOW_FOR_MIN_NS;
+    s->slow_until_ns = end + s->slow_for_ns;
+}
+
 static int write_at_once(struct node *node, int64_t offset,
                          const struct iov *iov)
 {
@@ -162,7 +174,7 @@ static int write_at_once(struct node *node, int64_t offset,
     int ret = file_io_write_inline(s->fd, offset, iov, false);
     int64_t end = loop_now_ns(node->loop);
     if (end - start > SLOW_WRITE_NS) {
-        s->slow_until_ns = end + SLOW_FOR_NS;
+        note_slow_write(s, start, end);
     }
     return ret;
 }
