@@ -22,6 +22,8 @@
 #define SETTLE_ROUNDS     16
 /* The longest that descriptors wait while pollers make progress. */
 #define EPOLL_INTERVAL_NS 20000
+/* A round that took this long is shared by those who can: guests wait. */
+#define ROUND_NS          100000
 
 __thread struct loop *loop_tls __attribute__((tls_model("initial-exec")));
 
@@ -130,6 +132,13 @@ int64_t loop_stamp_ns(struct loop *loop)
         loop->stamp_ns = loop_now_ns(loop);
     }
     return loop->stamp_ns;
+}
+
+void co_share_loop(void)
+{
+    if (loop_now_ns(loop_tls) - loop_stamp_ns(loop_tls) >= ROUND_NS) {
+        co_pause();
+    }
 }
 
 void loop_clock_advance(struct loop *loop, int64_t ns)

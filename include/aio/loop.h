@@ -54,6 +54,10 @@ int64_t loop_now_ns(struct loop *loop);
 /* The same, but read at most once in a round of work (what one wake-up or poll
  * brought): nearly free, and as old as the round has taken so far. */
 int64_t loop_stamp_ns(struct loop *loop);
+/* For work in a coroutine that may go on for long without ever waiting: lets
+ * the loop serve everybody else if this round has taken long enough. May
+ * suspend. */
+void co_share_loop(void);
 /* Simulated clock only: moves time on; timers fire in the next pass. */
 void loop_clock_advance(struct loop *loop, int64_t ns);
 
