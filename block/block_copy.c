@@ -73,6 +73,7 @@ struct block_copy *co_block_copy_new(struct node *source, struct node *target,
     s->length = source->length;
     s->cluster_size = cluster_size;
     s->chunk = cluster_size;
+    s->claim = COPY_CLAIM_MIN;
     s->todo = todo;
     /* A target that reads through to the source must not do so while a cluster
      * moves over. */
@@ -201,6 +202,9 @@ static int co_task_plan(struct copy_task *t)
     }
     if (t->method == COPY_DATA) {
         run = min_i64(run, copy_chunk(s));
+        s->claim = max_i64(COPY_CLAIM_MIN, copy_chunk(s));
+    } else if (run == t->bytes) {
+        s->claim = min_i64(s->claim * 2, COPY_CLAIM_MAX);
     }
     task_shrink(t, run);
     if (t->method != COPY_NOTHING) {
@@ -358,7 +362,7 @@ int co_block_copy_range(struct block_copy *s, int64_t offset, int64_t bytes,
 static int64_t claim_limit(const struct block_copy *s,
                            const struct block_copy_call *call)
 {
-    int64_t max = COPY_CLAIM_MAX;
+    int64_t max = s->claim;
 
     if (call->max_chunk) {
         max = min_i64(max, call->max_chunk);
@@ -410,6 +414,8 @@ static bool co_copy_pass(struct block_copy *s, struct block_copy_call *call,
             break;
         }
         pos = co_span_start(span, s, run, run_bytes, false);
+        /* What the page cache holds is copied without ever suspending. */
+        co_share_loop();
     }
     return true;
 }

@@ -12,12 +12,16 @@
 #include "aio/colock.h"
 #include "block/ratelimit.h"
 
-/* One plain copy is at most this long (or one cluster). */
-#define COPY_CHUNK_MAX  (INT64_C(1) << 20)
+/* One plain copy is at most this long (or one cluster): what files still read
+ * and write at once, on the loop's thread, so that the data stay in its cache
+ * and nobody is woken up. */
+#define COPY_CHUNK_MAX  (INT64_C(256) << 10)
 /* One offloaded copy. */
 #define COPY_RANGE_MAX  (INT64_C(16) << 20)
-/* What is claimed at once before its status is known: a run of zeroes this long
- * is one request. */
+/* What is claimed at once before its status is known: little where there was
+ * data before, because most of it is given back; after zeroes ever more, since
+ * a run of them is one request. */
+#define COPY_CLAIM_MIN  (INT64_C(4) << 20)
 #define COPY_CLAIM_MAX  (INT64_C(1) << 30)
 /* Buffers of background copies, in use and kept. */
 #define COPY_MEMORY_MAX (INT64_C(24) << 20)
@@ -60,6 +64,7 @@ struct block_copy {
     bool skip_unallocated;
     unsigned write_flags;
     int64_t chunk; /* of plain copies; grows with success */
+    int64_t claim; /* see COPY_CLAIM_MIN */
     struct ratelimit limit;
     void (*progress)(void *opaque, int64_t done, int64_t remaining);
     void *progress_opaque;
