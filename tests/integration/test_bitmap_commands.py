@@ -151,8 +151,6 @@ def test_a_busy_bitmap_refuses_by_name(pair):
           ("remove", "clear", "enable", "disable")],
         merge("n0", "b0", "b1"), merge("n0", "b1", "b0"),
         lambda d: [b for b in bitmaps(d)["n0"] if b["name"] == "b0"],
-        ("blockdev-backup", {"job-id": "k", "device": "n0", "target": "t0",
-                             "sync": "incremental", "bitmap": "b0"}),
         ("job-finalize", {"id": "j"}),
         lambda d: d.qmp.wait_job("j", "null")["data"],
         Events("BLOCK_JOB_COMPLETED"),
