@@ -39,23 +39,30 @@ static void bad_no_status(struct guest_queue *q, struct guest_slot *s,
     set(&q->desc[head], s->control_gpa, 16, 0, 0);
 }
 
+static uint64_t table_gpa(const struct guest_slot *s)
+{
+    return s->control_gpa + offsetof(struct guest_slot_control, table);
+}
+
+/* In descriptors of the slot's own: another request's would make it whole. */
 static void bad_short_header(struct guest_queue *q, struct guest_slot *s,
                              uint16_t head)
 {
-    uint16_t next = (head + 1) & (q->size - 1);
+    struct vring_desc *chain = q->indirect ? s->control->table : q->desc;
+    uint16_t at = q->indirect ? 0 : head;
 
-    set(&q->desc[head], s->control_gpa, 15, VRING_DESC_F_NEXT, next);
-    set(&q->desc[next], s->data_gpa, 1, VRING_DESC_F_WRITE, 0);
+    set(&chain[at], s->control_gpa, 15, VRING_DESC_F_NEXT, at + 1);
+    set(&chain[at + 1], s->data_gpa, 1, VRING_DESC_F_WRITE, 0);
+    if (q->indirect) {
+        set(&q->desc[head], table_gpa(s), 32, VRING_DESC_F_INDIRECT, 0);
+    }
 }
 
 static void bad_indirect(struct guest_queue *q, struct guest_slot *s,
                          uint16_t head)
 {
-    uint64_t table =
-        s->control_gpa + offsetof(struct guest_slot_control, table);
-
-    set(&q->desc[head], table, 16, VRING_DESC_F_INDIRECT, 0);
-    set(&s->control->table[0], table, 16, VRING_DESC_F_INDIRECT, 0);
+    set(&q->desc[head], table_gpa(s), 16, VRING_DESC_F_INDIRECT, 0);
+    set(&s->control->table[0], table_gpa(s), 16, VRING_DESC_F_INDIRECT, 0);
 }
 
 static const struct {
