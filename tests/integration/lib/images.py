@@ -1,0 +1,47 @@
+"""Images made, checked and compared by qemu-img, and by varve-img where that
+has the command."""
+import json
+import subprocess
+
+from .daemon import program
+
+CHECK_LEAKS = 3
+
+
+def qemu_img(*args, ok=(0,)):
+    done = subprocess.run([program("qemu-img"), *map(str, args)],
+                          capture_output=True, text=True, timeout=60,
+                          check=False)
+    assert done.returncode in ok, (args, done.stdout, done.stderr)
+    return done
+
+
+def create(path, size=None, backing=None, cluster=None):
+    """A qcow2 image; with a backing file of that format, of its size."""
+    options = ["-o", f"cluster_size={cluster}"] if cluster else []
+    behind = ["-b", backing, "-F", "qcow2"] if backing else []
+    qemu_img("create", "-q", "-f", "qcow2", *options, *behind, path,
+             *([size] if size else []))
+
+
+def freeze(source, copy):
+    """A raw copy of what an image that is in use holds now."""
+    qemu_img("convert", "-U", "-O", "raw", source, copy)
+
+
+def assert_equal(a, b, a_format="raw", b_format="qcow2"):
+    """By both programs. The images are not in use."""
+    for name in ("qemu-img", "varve-img"):
+        done = subprocess.run(
+            [program(name), "compare", "-f", a_format, "-F", b_format, a, b],
+            capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == 0, (name, a, b, done.stdout, done.stderr)
+
+
+def check(path, leaks_allowed=False):
+    """No corruption, and no leaked cluster unless allowed."""
+    done = qemu_img("check", "--output=json", path,
+                    ok=(0, CHECK_LEAKS) if leaks_allowed else (0,))
+    result = json.loads(done.stdout)
+    assert not result.get("corruptions") and not result["check-errors"], result
+    assert leaks_allowed or not result.get("leaks"), result
