@@ -21,6 +21,7 @@
 #include "block/jobs/backup_internal.h"
 #include "block/jobs/job_internal.h"
 #include "block/request.h"
+#include "block/job_work.h"
 #include "util/error.h"
 #include "util/range.h"
 

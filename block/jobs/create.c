@@ -13,6 +13,7 @@
 #include "block/driver.h"
 #include "block/graph.h"
 #include "block/job.h"
+#include "block/job_work.h"
 #include "util/error.h"
 
 struct create_job {

@@ -13,6 +13,7 @@
  * Runs on the graph's loop.
  */
 #include "block/job.h"
+#include "block/job_work.h"
 
 #include <assert.h>
 #include <errno.h>

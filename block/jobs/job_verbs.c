@@ -6,6 +6,7 @@
  * Runs on the graph's loop.
  */
 #include "block/job.h"
+#include "block/job_work.h"
 
 #include <assert.h>
 #include <string.h>

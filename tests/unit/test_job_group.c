@@ -5,6 +5,7 @@
  * the same shape.
  */
 #include "block/job.h"
+#include "block/job_work.h"
 
 #include <errno.h>
 #include <setjmp.h>

@@ -4,6 +4,7 @@
  * can meet.
  */
 #include "block/jobs/job_internal.h"
+#include "block/job_work.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
