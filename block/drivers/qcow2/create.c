@@ -106,7 +106,7 @@ static bool plan(struct layout *l, const struct image_spec *q, GError **error)
         l->data = clusters;
         l->l2_tables = l->l1_entries;
     }
-    l->l1 = MAX(div_round_up(l->l1_entries * 8, cluster), 1);
+    l->l1 = div_round_up(l->l1_entries * 8, cluster);
     /* Blocks count themselves and their table. */
     uint64_t fixed = 1 + l->l1 + l->l2_tables + l->data;
     do {
