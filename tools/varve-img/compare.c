@@ -151,16 +151,14 @@ static void co_compare_images(struct compare *c)
     int64_t common = min_i64(size[0], size[1]);
 
     c->total = max_i64(size[0], size[1]);
-    if (size[0] != size[1]) {
-        if (c->strict) {
-            printf("%s", c->quiet ? "" : "Strict mode: Image size mismatch!\n");
-            c->status = 1;
-            return;
-        }
-        printf("%s", c->quiet ? "" : "Warning: Image size mismatch!\n");
+    if (size[0] != size[1] && c->strict) {
+        printf("%s", c->quiet ? "" : "Strict mode: Image size mismatch!\n");
+        c->status = 1;
+        return;
     }
     co_compare_range(c, 0, common, -1);
-    if (size[0] != size[1] && !c->status) {
+    if (size[0] != size[1] && !c->status && co_pool_wait(&c->pool) == 0) {
+        printf("%s", c->quiet ? "" : "Warning: Image size mismatch!\n");
         co_compare_range(c, common, c->total, size[0] < size[1]);
     }
     co_pool_wait(&c->pool);

@@ -1,0 +1,250 @@
+"""varve-img beside qemu-img: the same arguments, the same answers and status."""
+import json
+import os
+import re
+import subprocess
+
+import pytest
+
+from lib import program
+
+ENV = dict(os.environ, LC_ALL="C.UTF-8")
+
+
+def run(name, directory, *args, check=None):
+    r = subprocess.run([program(name), *args], cwd=directory,
+                       capture_output=True, text=True, timeout=120, env=ENV)
+    if check is not None:
+        assert r.returncode == check, (args, r.stdout, r.stderr)
+    return r
+
+
+def normalise(text, directory):
+    # What a file takes on disk is the file system's business.
+    text = re.sub(r"(?m)^disk size: .*", "disk size: SIZE", text)
+    return text.replace(str(directory), "{dir}") \
+        .replace("varve-img", "{img}").replace("qemu-img", "{img}")
+
+
+@pytest.fixture
+def sides(tmp_path):
+    """A directory for each program."""
+    for name in ("varve-img", "qemu-img"):
+        (tmp_path / name).mkdir()
+    return {name: tmp_path / name for name in ("varve-img", "qemu-img")}
+
+
+def both(sides, *args, streams=("stdout", "stderr")):
+    said = []
+    for name, directory in sides.items():
+        r = run(name, directory, *args)
+        said.append({"status": r.returncode,
+                     **{s: normalise(getattr(r, s), directory)
+                        for s in streams}})
+    assert said[0] == said[1], args
+    return said[0]
+
+
+def qemu_io(directory, image, *commands, fmt="raw"):
+    args = [a for c in commands for a in ("-c", c)]
+    r = subprocess.run(["qemu-io", "-f", fmt, *args, image], cwd=directory,
+                       capture_output=True, text=True, timeout=60)
+    assert r.returncode == 0, (r.stdout, r.stderr)
+
+
+# ---- create ----
+
+CREATE = [
+    ["-f", "raw", "x.img", "1M"],
+    ["x.img", "1M"],
+    ["-f", "qcow2", "x.img", "1M"],
+    ["-f", "qcow2", "-o", "cluster_size=4k", "x.img", "3M"],
+    ["-f", "qcow2", "-o", "compat=0.10", "x.img", "1G"],
+    ["-f", "qcow2", "-o", "refcount_bits=1", "x.img", "1G"],
+    ["-f", "qcow2", "x.img", "1.5G"],
+    ["-f", "qcow2", "x.img", "0"],
+    ["-q", "-f", "qcow2", "x.img", "1T"],
+]
+
+
+@pytest.mark.parametrize("args", CREATE, ids=" ".join)
+def test_create_makes_the_same_image(sides, args):
+    both(sides, "create", *args)
+    info = []
+    for name, directory in sides.items():
+        r = run("qemu-img", directory, "info", "--output=json", "x.img",
+                check=0)
+        d = json.loads(r.stdout)
+        d.pop("actual-size")
+        info.append(d)
+        if d["format"] == "qcow2":
+            run("qemu-img", directory, "check", "-q", "x.img", check=0)
+    assert info[0] == info[1]
+
+
+@pytest.mark.parametrize("args", [
+    ["-f", "nonsense", "x.img", "1M"],
+    ["-f", "qcow2", "x.img"],
+    ["-f", "raw", "missing/x.img", "1M"],
+    ["-f", "qcow2", "-b", "missing", "-F", "raw", "x.img"],
+    ["-f", "qcow2", "-o", "cluster_size=3k", "x.img", "1M"],
+], ids=" ".join)
+def test_create_refuses(sides, args):
+    said = [run(name, directory, "create", *args)
+            for name, directory in sides.items()]
+    assert said[0].returncode == said[1].returncode == 1
+    assert said[0].stderr.startswith("varve-img: ")
+    assert not os.path.exists(sides["varve-img"] / "x.img") or \
+        "cluster_size" in " ".join(args)
+
+
+def test_overlay_is_read_by_both(sides):
+    for directory in sides.values():
+        run("qemu-img", directory, "create", "-q", "-f", "qcow2", "base", "1M",
+            check=0)
+        qemu_io(directory, "base", "write -P 5 64k 64k", fmt="qcow2")
+    both(sides, "create", "-f", "qcow2", "-b", "base", "-F", "qcow2", "top")
+    for directory in sides.values():
+        qemu_io(directory, "top", "read -P 5 64k 64k", "read -P 0 0 64k",
+                "write -P 6 128k 64k", fmt="qcow2")
+        run("qemu-img", directory, "check", "-q", "top", check=0)
+    both(sides, "info", "--backing-chain", "top")
+
+
+# ---- info ----
+
+
+@pytest.fixture
+def images(sides):
+    for directory in sides.values():
+        for args in (["-f", "raw", "a.raw", "1M"],
+                     ["-f", "qcow2", "a.qcow2", "1M"],
+                     ["-f", "qcow2", "-o", "compat=0.10", "old.qcow2", "2M"],
+                     ["-f", "qcow2", "-b", "a.qcow2", "-F", "qcow2",
+                      "o.qcow2"]):
+            run("qemu-img", directory, "create", "-q", *args, check=0)
+        for image, fmt in (("a.raw", "raw"), ("a.qcow2", "qcow2")):
+            qemu_io(directory, image, "write -P 1 64k 100k",
+                    "write -z 512k 64k", fmt=fmt)
+        qemu_io(directory, "o.qcow2", "write -P 2 100k 64k", fmt="qcow2")
+        with open(directory / "empty", "wb"):
+            pass
+    return sides
+
+
+IMAGES = ["a.raw", "a.qcow2", "old.qcow2", "o.qcow2", "empty"]
+
+
+@pytest.mark.parametrize("image", IMAGES)
+def test_info_for_people(images, image):
+    both(images, "info", image)
+
+
+def without_sizes(value):
+    if isinstance(value, list):
+        return [without_sizes(v) for v in value]
+    if isinstance(value, dict):
+        return {k: without_sizes(v) for k, v in value.items()
+                if k not in ("actual-size",)}
+    return value
+
+
+@pytest.mark.parametrize("image", IMAGES)
+@pytest.mark.parametrize("chain", [[], ["--backing-chain"]],
+                         ids=["one", "chain"])
+def test_info_for_programs(images, image, chain):
+    said = [without_sizes(json.loads(
+        run(name, directory, "info", "--output=json", *chain, image,
+            check=0).stdout)) for name, directory in images.items()]
+    assert said[0] == said[1]
+
+
+@pytest.mark.parametrize("args", [
+    ["missing"],
+    ["-f", "nonsense", "a.raw"],
+    ["-f", "qcow2", "a.raw"],
+    ["--output=nonsense", "a.raw"],
+], ids=" ".join)
+def test_info_refuses(images, args):
+    both(images, "info", *args, streams=("stdout", "stderr"))
+
+
+def test_info_by_options(images):
+    both(images, "info", "--image-opts", "driver=qcow2,file.filename=a.qcow2")
+    both(images, "info",
+         'json:{"driver":"qcow2","file":{"driver":"file",'
+         '"filename":"a.qcow2"}}')
+
+
+# ---- compare ----
+
+
+@pytest.mark.parametrize("args", [
+    ["a.raw", "a.raw"],
+    ["a.raw", "a.qcow2"],
+    ["a.qcow2", "o.qcow2"],
+    ["a.qcow2", "old.qcow2"],
+    ["-s", "a.qcow2", "old.qcow2"],
+    ["-q", "a.qcow2", "o.qcow2"],
+    ["-f", "raw", "-F", "qcow2", "a.raw", "a.qcow2"],
+    ["empty", "a.raw"],
+    ["missing", "a.raw"],
+    ["a.raw", "missing"],
+], ids=" ".join)
+def test_compare(images, args):
+    both(images, "compare", *args)
+
+
+# ---- convert ----
+
+
+@pytest.mark.parametrize("source", ["a.raw", "a.qcow2", "o.qcow2",
+                                    "old.qcow2", "empty"])
+@pytest.mark.parametrize("to", ["raw", "qcow2"])
+def test_convert_keeps_the_data(images, source, to):
+    directory = images["varve-img"]
+    run("varve-img", directory, "convert", "-O", to, source, "out", check=0)
+    run("qemu-img", directory, "compare", source, "out", check=0)
+    if to == "qcow2":
+        run("qemu-img", directory, "check", "-q", "out", check=0)
+
+
+def test_convert_leaves_zeroes_out(images):
+    directory = images["varve-img"]
+    with open(directory / "z", "wb") as f:
+        f.write(bytes(1 << 20) + b"x" * 65536 + bytes(1 << 20))
+    run("varve-img", directory, "convert", "-f", "raw", "-O", "qcow2", "z",
+        "out", check=0)
+    maps = json.loads(run("qemu-img", directory, "map", "--output=json", "out",
+                          check=0).stdout)
+    data = [(m["start"], m["length"]) for m in maps if m["data"]]
+    assert data == [(1 << 20, 65536)]
+
+
+def test_convert_refuses(images):
+    for args in (["-O", "nonsense", "a.raw", "out"], ["missing", "out"],
+                 ["-n", "a.raw", "missing"]):
+        r = run("varve-img", images["varve-img"], "convert", *args)
+        assert r.returncode == 1 and r.stderr.startswith("varve-img: "), args
+
+
+# ---- the program ----
+
+
+def test_help_everywhere(sides):
+    directory = sides["varve-img"]
+    names = re.findall(r"(?m)^  (\w+) ", run(
+        "varve-img", directory, "--help", check=0).stdout)
+    assert {"create", "info", "compare", "convert"} <= set(names)
+    for name in names:
+        said = run("varve-img", directory, name, "--help", check=0).stdout
+        assert said.startswith(f"usage: varve-img {name}") and "example" in said
+
+
+@pytest.mark.parametrize("args", [[], ["nonsense"], ["create"], ["info"],
+                                  ["create", "-x"]], ids=" ".join)
+def test_wrong_command_line(sides, args):
+    said = [run(name, directory, *args)
+            for name, directory in sides.items()]
+    assert said[0].returncode == said[1].returncode == 1
+    assert "varve-img" in said[0].stderr and said[0].stdout == ""
