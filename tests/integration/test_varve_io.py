@@ -149,6 +149,38 @@ def test_same_as_qemu_io(sides, run):
     compare(sides, ["-f", "raw", "a.raw", *commands(*RUNS[run])])
 
 
+QCOW2 = {
+    "allocation": ["map", "write 64k 64k", "map", "alloc 0 1M", "alloc 64k",
+                   "write -q 256k 64k", "write -z 256k 64k", "map",
+                   "write -z -u 64k 64k", "map",
+                   "read -P 0 64k 64k"],
+    "unaligned": ["write -P 1 100 1000", "write -P 2 65530 12",
+                  "read -P 0 0 100", "read -P 1 100 1000",
+                  "read -P 2 65530 12", "read -P 0 65542 1000"],
+    "discard": ["write 0 256k", "discard 64k 64k", "read -P 0 64k 64k",
+                "discard 1000 100", "read -P 0xcd 0 64k"],
+    "truncate": ["truncate 2M", "length", "write 1M 64k", "read -P 0xcd 1M 64k",
+                 "read -P 0 2047k 1k"],
+    "in the background": ["aio_write -P 1 0 512k", "aio_flush",
+                          "aio_write -z 64k 64k", "aio_flush",
+                          "read -P 1 0 64k", "read -P 0 64k 64k", "flush"],
+}
+
+
+@pytest.mark.parametrize("name", ["plain.qcow2", "top.qcow2"])
+@pytest.mark.parametrize("run", QCOW2)
+def test_same_on_qcow2(sides, run, name):
+    for directory in sides:
+        for args in (["plain.qcow2", "1M"],
+                     ["-b", "plain.qcow2", "-F", "qcow2", "top.qcow2"]):
+            subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", *args],
+                           cwd=directory, check=True)
+    compare(sides, ["-f", "qcow2", name, *commands(*QCOW2[run])])
+    subprocess.run(["qemu-img", "check", "-q", name], cwd=sides[0], check=True)
+    subprocess.run(["qemu-img", "compare", "-q", sides[0] / name,
+                    sides[1] / name], check=True)
+
+
 READ_ONLY = ["write 0 512", "discard 0 512", "flush", "truncate 1M",
              "write -z 0 512", "aio_write 0 512", "writev 0 512", "read 0 512"]
 
