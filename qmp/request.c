@@ -106,11 +106,13 @@ static bool invoke(struct request *r, enum request_rules rules,
 static struct json_object *error_object(const GError *error)
 {
     struct json_object *json = json_object_new_object();
+    /* What follows on a line of its own is a hint for people. */
+    size_t length = strcspn(error->message, "\n");
 
     json_object_object_add(json, "class",
                            json_object_new_string(error_class_str(error)));
-    json_object_object_add(json, "desc",
-                           json_object_new_string(error->message));
+    json_object_object_add(
+        json, "desc", json_object_new_string_len(error->message, (int)length));
     return json;
 }
 

@@ -27,7 +27,10 @@ enum error_class {
 /* "GenericError", "DeviceNotFound", ...; any foreign GError is generic. */
 const char *error_class_str(const GError *error);
 
-/* Set *error (if error is not NULL) and return false, so that a failing
+/* A message is one line; a hint for people may follow on a second one, which
+ * QMP leaves out.
+ *
+ * Set *error (if error is not NULL) and return false, so that a failing
  * function can say `return error_set(error, ...)`. */
 bool error_set(GError **error, const char *fmt, ...) G_GNUC_PRINTF(2, 3);
 bool error_set_class(GError **error, enum error_class cls, const char *fmt, ...)
