@@ -174,6 +174,17 @@ static int co_copy_all(struct convert *c)
     return c->failed ? 1 : 0;
 }
 
+/* An image that was just made holds nothing; but a device still has what was on
+ * it, which shows through a format without a map of its own. */
+static bool new_reads_as_zeroes(const struct node *node)
+{
+    while (node->driver->writes_grow && node->file) {
+        node = node->file->child;
+    }
+    return node->driver->kind != DRIVER_PROTOCOL ||
+           node->driver->unmapped_reads_zero;
+}
+
 static bool co_make_target(struct convert *c)
 {
     g_autoptr(GError) error = NULL;
@@ -198,9 +209,8 @@ static bool co_make_target(struct convert *c)
                    c->to.filename);
         return false;
     }
-    /* An image just made reads as zeroes; one that existed may hold anything.
-     */
-    c->target_is_zero = !c->existing && !c->backing_file;
+    c->target_is_zero =
+        !c->existing && !c->backing_file && new_reads_as_zeroes(c->dst->node);
     return true;
 }
 
@@ -265,6 +275,7 @@ static bool parse_sparse(const char *text, int64_t *sparse)
 static int convert_run(int argc, char **argv)
 {
     struct convert c = {.format = "raw",
+                        .from.steady = true,
                         .to = {.writable = true, .cache = "unsafe"},
                         .pool.limit = DEFAULT_TASKS,
                         .sparse = DEFAULT_SPARSE};

@@ -8,10 +8,10 @@
 struct backend *co_img_open(const struct image_open *how)
 {
     g_autoptr(GError) error = NULL;
-    unsigned perm =
-        PERM_CONSISTENT_READ | (how->writable ? PERM_WRITE | PERM_RESIZE : 0);
-    unsigned shared =
-        how->force_share ? PERM_ALL : PERM_ALL & ~(PERM_WRITE | PERM_RESIZE);
+    unsigned perm = PERM_CONSISTENT_READ | (how->writable ? PERM_WRITE : 0);
+    unsigned shared = how->steady && !how->force_share
+                          ? PERM_CONSISTENT_READ | PERM_WRITE_UNCHANGED
+                          : PERM_ALL;
 
     if (how->cache && !cache_mode_find(how->cache)) {
         tool_error("Invalid cache option: %s", how->cache);
