@@ -168,7 +168,7 @@ static int co_get_clusters(struct alloc_write *w, int64_t offset)
             w->a.end = w->a.offset + (got << s->cluster_bits);
         }
     }
-    if (s->check_overlap &&
+    if (w->reuse && s->check_overlap &&
         qcow2_meta_overlaps(s, w->host, w->a.end - w->a.offset)) {
         return co_qcow2_corrupt(s, w->host, w->a.end - w->a.offset,
                                 "Preventing invalid write on metadata "

@@ -241,6 +241,13 @@ static int64_t co_alloc_locked(struct qcow2 *s, struct search *q, bool *fresh)
         q->n = zero - q->start;
     }
     *fresh = q->start >= zero;
+    if (qcow2_meta_overlaps(s, q->start << s->cluster_bits,
+                            q->n << s->cluster_bits)) {
+        return co_qcow2_corrupt(s, q->start << s->cluster_bits,
+                                q->n << s->cluster_bits,
+                                "Preventing invalid allocation of clusters "
+                                "that hold metadata");
+    }
     ret = co_take(s, q->start, q->n);
     if (ret < 0) {
         return ret;

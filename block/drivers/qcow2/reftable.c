@@ -12,6 +12,7 @@
 
 #include <endian.h>
 #include <errno.h>
+#include <inttypes.h>
 #include <stddef.h>
 #include <string.h>
 #include "util/error.h"
@@ -138,6 +139,13 @@ static int co_grow_table(struct qcow2 *s, int64_t cluster)
     if (!plan_growth(s, cluster, &g)) {
         return -EFBIG;
     }
+    if (qcow2_meta_overlaps(s, g.first << s->cluster_bits,
+                            (g.table + g.blocks) << s->cluster_bits)) {
+        return co_qcow2_corrupt(s, g.first << s->cluster_bits,
+                                (g.table + g.blocks) << s->cluster_bits,
+                                "Preventing invalid allocation of refcount "
+                                "table");
+    }
     uint64_t *table = io_buffer_try_alloc(qcow2_file(s), g.entries * 8);
     if (!table) {
         return -ENOMEM;
@@ -182,6 +190,12 @@ int co_qcow2_make_refcount_block(struct qcow2 *s, int64_t cluster, int64_t home)
     if (i >= s->rt_size) {
         int ret = co_grow_table(s, cluster);
         return ret < 0 ? ret : -EAGAIN;
+    }
+    if (qcow2_meta_overlaps(s, home << s->cluster_bits, s->cluster_size)) {
+        return co_qcow2_corrupt(s, home << s->cluster_bits, s->cluster_size,
+                                "Preventing invalid allocation of refcount "
+                                "block at offset %#" PRIx64,
+                                home << s->cluster_bits);
     }
     int ret =
         co_write_block(s, home, base, self ? home : 0, self ? home + 1 : 0);
