@@ -141,29 +141,12 @@ bool dirty_bitmap_check(const struct dirty_bitmap *b, unsigned refuse,
 
 /* A request that was widened to whole blocks may end beyond the node, and one
  * that failed to grow it lies there. */
-static void mark_clamped(struct dirty_bitmap *b, int64_t offset, int64_t bytes)
+void dirty_bitmap_mark(struct dirty_bitmap *b, int64_t offset, int64_t bytes)
 {
     int64_t room = hbitmap_size(b->bits) - offset;
 
     if (room > 0) {
         hbitmap_set(b->bits, offset, min_i64(bytes, room));
-    }
-}
-
-void dirty_bitmaps_mark_slow(struct node *node, int64_t offset, int64_t bytes)
-{
-    bool within = offset + bytes <= node->length;
-    struct dirty_bitmap *b;
-
-    LIST_FOREACH (b, &node->bitmaps, link) {
-        if (b->disabled) {
-            continue;
-        }
-        if (G_LIKELY(within)) {
-            hbitmap_set(b->bits, offset, bytes);
-        } else {
-            mark_clamped(b, offset, bytes);
-        }
     }
 }
 

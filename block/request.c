@@ -213,30 +213,22 @@ void request_write_grown(struct node *node, int64_t end)
     }
 }
 
-int co_request_write_begin(struct tracked_request *req, struct node *node,
-                           int64_t offset, int64_t bytes, unsigned flags)
+int co_request_write_begin_slow(struct tracked_request *req, struct node *node,
+                                int64_t offset, int64_t bytes, unsigned flags)
 {
-    int64_t align = request_align(node);
-    int ret;
+    int ret = co_tracked_begin_serialising(req, node, offset, bytes, true,
+                                           request_align(node), flags);
+    return ret < 0 ? ret : request_write_begun(req);
+}
 
-    if (G_UNLIKELY((flags & REQ_SERIALISING) ||
-                   !is_aligned(offset | bytes, align))) {
-        ret = co_tracked_begin_serialising(req, node, offset, bytes, true,
-                                           align, flags);
-        if (ret < 0) {
-            return ret;
-        }
-    } else {
-        co_tracked_begin(req, node, offset, bytes, true);
+int request_write_recheck(struct tracked_request *req)
+{
+    int ret = request_write_check_slow(req->node, req->offset, req->bytes);
+
+    if (ret < 0) {
+        tracked_end(req);
     }
-    if (G_UNLIKELY(offset + bytes > node->length)) {
-        ret = request_write_check_slow(node, offset, bytes);
-        if (ret < 0) {
-            tracked_end(req);
-            return ret;
-        }
-    }
-    return 0;
+    return ret;
 }
 
 /* ---- writes -------------------------------------------------------------- */

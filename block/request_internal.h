@@ -222,10 +222,37 @@ int co_request_write_pieces(struct node *node, int64_t offset,
 /* Zeroes any range within a tracked request (block/request_zeroes.c). */
 int co_request_zero_pieces(struct node *node, int64_t offset, int64_t bytes,
                            unsigned flags);
+
+/* ---- the begin of a write ---- */
+
+int co_request_write_begin_slow(struct tracked_request *req, struct node *node,
+                                int64_t offset, int64_t bytes, unsigned flags);
+/* The node is shorter than the end of a tracked write: 0, or req has ended. */
+int request_write_recheck(struct tracked_request *req);
+
+static inline int request_write_begun(struct tracked_request *req)
+{
+    if (G_UNLIKELY(req->offset + req->bytes > req->node->length)) {
+        return request_write_recheck(req);
+    }
+    return 0;
+}
+
 /* Begins to track a write: serialising if flags or its alignment ask for it.
  * The node may be shorter when its turn has come; then it is checked again. */
-int co_request_write_begin(struct tracked_request *req, struct node *node,
-                           int64_t offset, int64_t bytes, unsigned flags);
+static inline int co_request_write_begin(struct tracked_request *req,
+                                         struct node *node, int64_t offset,
+                                         int64_t bytes, unsigned flags)
+{
+    int64_t align = node->limits.request_alignment;
+
+    if (G_UNLIKELY((flags & REQ_SERIALISING) ||
+                   ((offset | bytes) & (align - !!align)))) {
+        return co_request_write_begin_slow(req, node, offset, bytes, flags);
+    }
+    co_tracked_begin(req, node, offset, bytes, true);
+    return request_write_begun(req);
+}
 
 /* Sets the length, resizes bitmaps, and tells parents; filters above that show
  * this node follow. Does not suspend (block/truncate.c). */

@@ -104,7 +104,7 @@ int64_t hbitmap_size(const struct hbitmap *b)
 
 int64_t hbitmap_granularity(const struct hbitmap *b)
 {
-    return INT64_C(1) << b->shift;
+    return INT64_C(1) << b->ground.shift;
 }
 
 static inline bool get_granule(const struct hbitmap *b, uint64_t i)
@@ -114,11 +114,11 @@ static inline bool get_granule(const struct hbitmap *b, uint64_t i)
 
 int64_t hbitmap_count(const struct hbitmap *b)
 {
-    uint64_t bytes = b->set << b->shift;
+    uint64_t bytes = b->set << b->ground.shift;
 
     if (b->set && get_granule(b, b->bits[0] - 1)) {
         /* Unsigned: the granule's end may lie beyond 2^63 - 1. */
-        bytes -= (b->bits[0] << b->shift) - (uint64_t)b->size;
+        bytes -= (b->bits[0] << b->ground.shift) - (uint64_t)b->size;
     }
     return bytes;
 }
@@ -131,7 +131,7 @@ bool hbitmap_empty(const struct hbitmap *b)
 bool hbitmap_get(const struct hbitmap *b, int64_t offset)
 {
     assert(offset >= 0 && offset < b->size);
-    return get_granule(b, (uint64_t)offset >> b->shift);
+    return get_granule(b, (uint64_t)offset >> b->ground.shift);
 }
 
 void hbitmap_set_granules(struct hbitmap *b, uint64_t first, uint64_t last)
@@ -155,8 +155,8 @@ void hbitmap_set(struct hbitmap *b, int64_t offset, int64_t bytes)
     if (!bytes) {
         return;
     }
-    uint64_t first = (uint64_t)offset >> b->shift;
-    uint64_t last = (uint64_t)(offset + bytes - 1) >> b->shift;
+    uint64_t first = (uint64_t)offset >> b->ground.shift;
+    uint64_t last = (uint64_t)(offset + bytes - 1) >> b->ground.shift;
 
     if (first / 64 == last / 64) {
         hbitmap_or_word(b, first / 64, hbitmap_mask(first % 64, last % 64));
@@ -190,8 +190,8 @@ static void clear_granules(struct hbitmap *b, uint64_t first, uint64_t last)
 void hbitmap_clear(struct hbitmap *b, int64_t offset, int64_t bytes)
 {
     assert(range_within(offset, bytes, b->size));
-    assert(is_aligned(offset, INT64_C(1) << b->shift));
-    assert(is_aligned(bytes, INT64_C(1) << b->shift) ||
+    assert(is_aligned(offset, INT64_C(1) << b->ground.shift));
+    assert(is_aligned(bytes, INT64_C(1) << b->ground.shift) ||
            offset + bytes == b->size);
     if (!bytes || !b->set) {
         return;
@@ -200,8 +200,8 @@ void hbitmap_clear(struct hbitmap *b, int64_t offset, int64_t bytes)
         hbitmap_clear_all(b);
         return;
     }
-    clear_granules(b, (uint64_t)offset >> b->shift,
-                   (uint64_t)(offset + bytes - 1) >> b->shift);
+    clear_granules(b, (uint64_t)offset >> b->ground.shift,
+                   (uint64_t)(offset + bytes - 1) >> b->ground.shift);
 }
 
 static void fill(uint64_t *words, uint64_t bits)
@@ -233,14 +233,15 @@ static int64_t found(const struct hbitmap *b, uint64_t granule, int64_t offset,
     if (granule == HBITMAP_NONE) {
         return -1;
     }
-    int64_t at = max_i64(granule << b->shift, offset);
+    int64_t at = max_i64(granule << b->ground.shift, offset);
     return at < offset + bytes ? at : -1;
 }
 
 int64_t hbitmap_next_set(const struct hbitmap *b, int64_t offset, int64_t bytes)
 {
     assert(range_within(offset, bytes, b->size));
-    uint64_t i = hbitmap_find(b, b->any, 0, 0, (uint64_t)offset >> b->shift);
+    uint64_t i =
+        hbitmap_find(b, b->any, 0, 0, (uint64_t)offset >> b->ground.shift);
     return found(b, i, offset, bytes);
 }
 
@@ -248,8 +249,8 @@ int64_t hbitmap_next_clear(const struct hbitmap *b, int64_t offset,
                            int64_t bytes)
 {
     assert(range_within(offset, bytes, b->size));
-    uint64_t i =
-        hbitmap_find(b, b->full, 0, UINT64_MAX, (uint64_t)offset >> b->shift);
+    uint64_t i = hbitmap_find(b, b->full, 0, UINT64_MAX,
+                              (uint64_t)offset >> b->ground.shift);
     return found(b, i, offset, bytes);
 }
 

@@ -58,12 +58,12 @@ static void merge_word(struct hbitmap *dst, const struct hbitmap *src,
 {
     uint64_t word = src->any[0][w];
 
-    if (dst->shift == src->shift) {
+    if (dst->ground.shift == src->ground.shift) {
         hbitmap_or_word(dst, w, word);
-    } else if (dst->shift > src->shift) {
-        merge_coarser(dst, w, word, dst->shift - src->shift);
+    } else if (dst->ground.shift > src->ground.shift) {
+        merge_coarser(dst, w, word, dst->ground.shift - src->ground.shift);
     } else {
-        merge_finer(dst, w, word, src->shift - dst->shift);
+        merge_finer(dst, w, word, src->ground.shift - dst->ground.shift);
     }
 }
 
@@ -100,12 +100,13 @@ static struct serial_walk serial_start(const struct hbitmap *b, int64_t offset,
                                        int64_t bytes)
 {
     assert(range_within(offset, bytes, b->size));
-    uint64_t first = (uint64_t)offset >> b->shift;
-    assert(first << b->shift == (uint64_t)offset && first % 8 == 0);
+    uint64_t first = (uint64_t)offset >> b->ground.shift;
+    assert(first << b->ground.shift == (uint64_t)offset && first % 8 == 0);
 
     struct serial_walk s = {first / 64, first % 64, 0};
     if (bytes) {
-        s.left = ((uint64_t)(offset + bytes - 1) >> b->shift) + 1 - first;
+        s.left =
+            ((uint64_t)(offset + bytes - 1) >> b->ground.shift) + 1 - first;
     }
     return s;
 }

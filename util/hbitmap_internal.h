@@ -20,13 +20,13 @@
 #define HBITMAP_NONE       UINT64_MAX
 
 struct hbitmap {
+    struct hbitmap_ground ground; /* words == any[0] */
+    unsigned levels;              /* at least 1; level 0 is the lowest */
     int64_t size;
-    unsigned shift;  /* log2 of the granularity */
-    unsigned levels; /* at least 1; level 0 is the lowest */
-    uint64_t set;    /* granules */
-    uint64_t bits[HBITMAP_MAX_LEVELS];
+    uint64_t set; /* granules */
     uint64_t *any[HBITMAP_MAX_LEVELS];
     uint64_t *full[HBITMAP_MAX_LEVELS];
+    uint64_t bits[HBITMAP_MAX_LEVELS];
     size_t ground_bytes; /* mapped at any[0] */
     size_t upper_bytes;  /* mapped at any[1], all other levels; 0: one level */
 };

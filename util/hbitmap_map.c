@@ -44,8 +44,8 @@ static void wipe(void *p, size_t bytes)
 
 static void set_geometry(struct hbitmap *b, int64_t size)
 {
-    uint64_t bits = ((uint64_t)size >> b->shift) +
-                    !is_aligned(size, INT64_C(1) << b->shift);
+    uint64_t bits = ((uint64_t)size >> b->ground.shift) +
+                    !is_aligned(size, INT64_C(1) << b->ground.shift);
 
     b->size = size;
     b->bits[0] = bits;
@@ -103,10 +103,11 @@ struct hbitmap *hbitmap_new(int64_t size, int64_t granularity)
     if (!b) {
         return NULL;
     }
-    b->shift = __builtin_ctzll(granularity);
+    b->ground.shift = __builtin_ctzll(granularity);
     set_geometry(b, size);
     b->ground_bytes = ground_bytes(b);
     b->any[0] = b->full[0] = reserve(b->ground_bytes);
+    b->ground.words = b->any[0];
     if (!b->any[0]) {
         free(b);
         return NULL;
@@ -146,14 +147,14 @@ bool hbitmap_resize(struct hbitmap *b, int64_t size)
 {
     assert(size >= 0);
 
-    struct hbitmap to = {.shift = b->shift};
+    struct hbitmap to = {.ground.shift = b->ground.shift};
     set_geometry(&to, size);
     to.ground_bytes = ground_bytes(&to);
     if (!map_upper(&to)) {
         return false;
     }
     if (to.bits[0] < b->bits[0]) {
-        int64_t cut = to.bits[0] << b->shift;
+        int64_t cut = to.bits[0] << b->ground.shift;
         hbitmap_clear(b, cut, b->size - cut);
     }
     void *ground = b->any[0];
@@ -171,6 +172,7 @@ bool hbitmap_resize(struct hbitmap *b, int64_t size)
         to.ground_bytes = b->ground_bytes;
     }
     b->any[0] = b->full[0] = to.any[0] = to.full[0] = ground;
+    to.ground.words = ground;
     for (uint64_t w = hbitmap_next_word(b, 0); w != HBITMAP_NONE;
          w = hbitmap_next_word(b, w + 1)) {
         hbitmap_change_word(&to, w, 0, to.any[0][w]);

@@ -64,13 +64,20 @@ bool dirty_bitmap_check(const struct dirty_bitmap *b, unsigned refuse,
 
 /* ---- marking: the request path ---- */
 
-void dirty_bitmaps_mark_slow(struct node *node, int64_t offset, int64_t bytes);
-/* Marks every enabled bitmap of the node. */
+/* Marks what lies within b. */
+void dirty_bitmap_mark(struct dirty_bitmap *b, int64_t offset, int64_t bytes);
+/* Marks every enabled bitmap of the node. bytes > 0. */
 static inline void dirty_bitmaps_mark(struct node *node, int64_t offset,
                                       int64_t bytes)
 {
-    if (G_UNLIKELY(!LIST_EMPTY(&node->bitmaps))) {
-        dirty_bitmaps_mark_slow(node, offset, bytes);
+    bool within = offset + bytes <= node->length;
+    struct dirty_bitmap *b;
+
+    LIST_FOREACH (b, &node->bitmaps, link) {
+        if (!b->disabled &&
+            !(within && hbitmap_is_marked(b->bits, offset, bytes))) {
+            dirty_bitmap_mark(b, offset, bytes);
+        }
     }
 }
 /* The node's length changed. false and *error if memory is lacking: then no

@@ -20,6 +20,11 @@
 #include <stdint.h>
 
 struct hbitmap;
+/* The start of a struct hbitmap: what marking looks at. */
+struct hbitmap_ground {
+    const uint64_t *words; /* one bit a granule */
+    unsigned shift;        /* log2 of the granularity */
+};
 
 /* size in bytes >= 0; granularity a power of two in bytes, at least 1.
  * NULL if the address space cannot be reserved. */
@@ -34,6 +39,18 @@ bool hbitmap_empty(const struct hbitmap *b);
 
 bool hbitmap_get(const struct hbitmap *b, int64_t offset);
 void hbitmap_set(struct hbitmap *b, int64_t offset, int64_t bytes);
+/* True if [offset, offset + bytes), not empty and within the bitmap, is part of
+ * one granule and that is set: the request path asks first, because most writes
+ * go where others went before. Looks at one word. */
+static inline bool hbitmap_is_marked(const struct hbitmap *b, int64_t offset,
+                                     int64_t bytes)
+{
+    const struct hbitmap_ground *g = (const struct hbitmap_ground *)b;
+    uint64_t granule = (uint64_t)offset >> g->shift;
+
+    return (uint64_t)(offset + bytes - 1) >> g->shift == granule &&
+           g->words[granule / 64] >> (granule % 64) & 1;
+}
 /* offset and bytes aligned to the granularity, or reaching the end. */
 void hbitmap_clear(struct hbitmap *b, int64_t offset, int64_t bytes);
 void hbitmap_clear_all(struct hbitmap *b);
