@@ -317,7 +317,6 @@ static int co_link(struct alloc_write *w)
     struct qcow2 *s = w->s;
     struct meta_entry *slice;
 
-    co_node_debug_event(qcow2_file(s), BLKDEBUG_EVENT_L2_UPDATE);
     int ret = co_qcow2_slice_for_write(s, w->a.offset, &slice);
     if (ret < 0) {
         return ret;

@@ -291,6 +291,7 @@ static int co_write_slice(void *opaque)
     struct slice_write *w = opaque;
     struct meta_entry *e = w->entry;
 
+    co_node_debug_event(cache_file(w->cache), w->cache->write_event);
     return co_node_pwrite(cache_file(w->cache), e->offset,
                           e->frozen ? e->frozen : e->data, w->cache->slice_size,
                           0);

@@ -47,7 +47,7 @@ struct meta_cache {
     /* Makes dirty entries clean, for an eviction; 0 or -errno. */
     int (*co_clean)(void *opaque);
     void *opaque;
-    int load_event; /* enum blkdebug_event */
+    int load_event, write_event; /* enum blkdebug_event */
 };
 
 void meta_cache_init(struct meta_cache *c, struct node *node,

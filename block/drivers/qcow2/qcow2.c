@@ -35,7 +35,8 @@
 #define L2_CACHE_DEFAULT (32 << 20)
 #define RB_CACHE_DEFAULT (1 << 20)
 #define SLICE_DEFAULT    4096
-#define CACHE_MAX        (INT64_C(1) << 40)
+#define CACHE_MAX        (INT64_C(1) << 36)
+#define FAIR_CAPACITY    8192 /* entries */
 
 /* ---- options ------------------------------------------------------------- */
 
@@ -134,20 +135,21 @@ static bool set_up_caches(struct qcow2 *s,
     int64_t rslice = min_i64(SLICE_DEFAULT, s->cluster_size);
     s->slice_bits = g_bit_nth_lsf(c.slice, -1) - 3;
     s->rslice_bits = g_bit_nth_lsf(rslice, -1) + 3 - s->refcount_order;
-    /* No more than the whole image can fill. */
+    /* The index of a cache is sized by its limit, so a limit that the image can
+     * never fill is cut; a disk that grows later keeps a fair one. */
     int64_t slices = ((int64_t)s->l1_size << s->l2_bits) >> s->slice_bits;
-    int64_t blocks =
-        (qcow2_file(s)->length >> s->cluster_bits >> s->rslice_bits) * 2;
-    meta_cache_init(
-        &s->l2, s->node, c.slice,
-        MIN(min_i64(c.l2 / c.slice, max_i64(slices, 64)), G_MAXINT));
+    int64_t blocks = ((int64_t)s->rt_size << s->rb_bits) >> s->rslice_bits;
+    meta_cache_init(&s->l2, s->node, c.slice,
+                    min_i64(c.l2 / c.slice, max_i64(slices, FAIR_CAPACITY)));
     meta_cache_init(&s->rb, s->node, rslice,
-                    MIN(min_i64(c.rb / rslice, max_i64(blocks, 64)), G_MAXINT));
+                    min_i64(c.rb / rslice, max_i64(blocks, FAIR_CAPACITY)));
     s->l2.co_clean = co_clean_l2;
     s->rb.co_clean = co_clean_rb;
     s->l2.opaque = s->rb.opaque = s;
     s->l2.load_event = BLKDEBUG_EVENT_L2_LOAD;
     s->rb.load_event = BLKDEBUG_EVENT_REFBLOCK_LOAD;
+    s->l2.write_event = BLKDEBUG_EVENT_L2_UPDATE;
+    s->rb.write_event = BLKDEBUG_EVENT_REFBLOCK_UPDATE_PART;
     return true;
 }
 

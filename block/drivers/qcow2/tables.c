@@ -84,7 +84,9 @@ static bool build_meta(struct qcow2 *s, GError **error)
         qcow2_meta_add(s, s->header.l1_table_offset, (int64_t)s->l1_size * 8);
     }
     qcow2_meta_add(s, s->header.refcount_table_offset, (int64_t)s->rt_size * 8);
-    meta_add_within(s, s->header.snapshots_offset, s->cluster_size);
+    if (s->header.nb_snapshots) {
+        meta_add_within(s, s->header.snapshots_offset, s->cluster_size);
+    }
     for (uint32_t i = 0; i < s->l1_size; i++) {
         meta_add_within(s, s->l1[i] & QCOW2_OFFSET_MASK, s->cluster_size);
     }
