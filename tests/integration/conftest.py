@@ -1,5 +1,6 @@
 """Fixtures of all integration tests."""
 import os
+import random
 import sys
 
 import pytest
@@ -66,3 +67,12 @@ def pair(start):
 def system_pair(start):
     """(varved, qemu-system without a machine)."""
     return start(Varved), start(SystemOracle)
+
+
+@pytest.fixture
+def seed():
+    """$VARVE_TEST_SEED, or a new one, which a failing test shows."""
+    value = int(os.environ.get("VARVE_TEST_SEED") or
+                random.SystemRandom().getrandbits(32))
+    print(f"VARVE_TEST_SEED={value}")
+    return value

@@ -1,4 +1,5 @@
 """What the integration tests share."""
+from . import images
 from .conversation import (Events, Raw, Wait, differences, normalise, play,
                            same_conversation)
 from .daemon import (ROOT, Daemon, Oracle, SystemOracle, Varved, build_dir,
@@ -9,6 +10,6 @@ from .qmp import Qmp, QmpError, QmpTimeout
 
 __all__ = ["ROOT", "Daemon", "Events", "Oracle", "Qmp", "QmpError",
            "QmpTimeout", "Raw", "SystemOracle", "Varved", "Wait",
-           "attach_guest", "build_dir", "device_args",
-           "differences", "guest",
-           "guest_pair", "guest_request", "normalise", "play", "program", "same_conversation"]
+           "attach_guest", "build_dir", "device_args", "differences", "guest",
+           "guest_pair", "guest_request", "images", "normalise", "play",
+           "program", "same_conversation"]

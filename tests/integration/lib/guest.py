@@ -1,5 +1,6 @@
 """A guest on a node of either program: the in-process guest of ours, a client
 of an NBD export of theirs."""
+import json
 import os
 import subprocess
 
@@ -58,10 +59,10 @@ def guest(node, op, offset=0, length=0, pattern=0):
     return step
 
 
-def guest_pair(start, kinds, nodes, files=None):
+def guest_pair(start, kinds, nodes, files=None, rules=()):
     """Both programs with a raw node over a file disk-<name>.img for each name
     in `nodes` (name -> size), and a guest on it. files: name -> bytes at the
-    start of the file."""
+    start of the file. rules: what blkdebug injects below each."""
     daemons = []
     for kind in kinds:
         daemon = start.prepare(kind)
@@ -69,9 +70,12 @@ def guest_pair(start, kinds, nodes, files=None):
             with open(daemon.path(f"disk-{name}.img"), "wb") as f:
                 f.write((files or {}).get(name, b""))
                 f.truncate(size)
-            daemon.args += ["--blockdev",
-                            f"driver=raw,node-name={name},file.driver=file,"
-                            f"file.filename=disk-{name}.img"]
+            file = {"driver": "file", "filename": f"disk-{name}.img"}
+            if rules:
+                file = {"driver": "blkdebug", "image": file,
+                        "inject-error": list(rules)}
+            daemon.args += ["--blockdev", json.dumps(
+                {"driver": "raw", "node-name": name, "file": file})]
         for name in nodes:
             daemon.args += device_args(kind, name)
         daemon.start()

@@ -8,20 +8,20 @@ from .daemon import program
 CHECK_LEAKS = 3
 
 
-def qemu_img(*args, ok=(0,)):
-    done = subprocess.run([program("qemu-img"), *map(str, args)],
+def qemu_img(*args, ok=(0,), tool="qemu-img"):
+    done = subprocess.run([program(tool), *map(str, args)],
                           capture_output=True, text=True, timeout=60,
                           check=False)
     assert done.returncode in ok, (args, done.stdout, done.stderr)
     return done
 
 
-def create(path, size=None, backing=None, cluster=None):
+def create(path, size=None, backing=None, cluster=None, tool="qemu-img"):
     """A qcow2 image; with a backing file of that format, of its size."""
     options = ["-o", f"cluster_size={cluster}"] if cluster else []
     behind = ["-b", backing, "-F", "qcow2"] if backing else []
     qemu_img("create", "-q", "-f", "qcow2", *options, *behind, path,
-             *([size] if size else []))
+             *([size] if size else []), tool=tool)
 
 
 def freeze(source, copy):
