@@ -216,6 +216,7 @@ void hbitmap_set_all(struct hbitmap *b)
 {
     uint64_t full = b->bits[0];
 
+    hbitmap_will_fill(b, NULL);
     fill(b->any[0], full);
     for (unsigned k = 1; k < b->levels; k++) {
         fill(b->any[k], b->bits[k]);

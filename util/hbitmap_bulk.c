@@ -70,20 +70,32 @@ static void merge_word(struct hbitmap *dst, const struct hbitmap *src,
 void hbitmap_merge(struct hbitmap *dst, const struct hbitmap *src)
 {
     assert(dst->size == src->size);
-    if (dst == src || !src->set) {
+    if (dst == src || !src->set || dst->set == dst->bits[0]) {
+        return;
+    }
+    if (src->set == src->bits[0]) {
+        hbitmap_set_all(dst);
         return;
     }
     if (src->levels == 1) {
         merge_word(dst, src, 0);
         return;
     }
-    uint64_t i = 0;
-    while ((i = hbitmap_find(src, src->any, 1, 0, i)) != HBITMAP_NONE) {
+    if (dst->ground.shift == src->ground.shift) {
+        hbitmap_will_fill(dst, src);
+    }
+    uint64_t i = hbitmap_find(src, src->any, 1, 0, 0);
+    while (i != HBITMAP_NONE) {
         uint64_t base = i & ~UINT64_C(63);
+        uint64_t next = hbitmap_find(src, src->any, 1, 0, base + 64);
+        if (next != HBITMAP_NONE) {
+            /* Sparse words are a cache miss each. */
+            __builtin_prefetch(&src->any[0][next]);
+        }
         for (uint64_t up = src->any[1][i / 64]; up; up &= up - 1) {
             merge_word(dst, src, base + __builtin_ctzll(up));
         }
-        i = base + 64;
+        i = next;
     }
 }
 

@@ -55,6 +55,10 @@ static inline void hbitmap_or_word(struct hbitmap *b, uint64_t w, uint64_t mask)
     }
 }
 
+/* b is about to be written where `like`, of as many granules, has set bits;
+ * NULL: everywhere. Where that is most of a huge page, b gets one. */
+void hbitmap_will_fill(struct hbitmap *b, const struct hbitmap *like);
+
 /* Sets the granules first..last (inclusive, in range). */
 void hbitmap_set_granules(struct hbitmap *b, uint64_t first, uint64_t last);
 

@@ -3,7 +3,9 @@
  *
  * Level 0 and the upper levels are two private mappings without reservation: a
  * page exists once a bit in it was set, hbitmap_clear_all() gives large ones
- * back, and growing moves page tables, not bits.
+ * back, and growing moves page tables, not bits. One bit must not cost a huge
+ * page, so those are only allowed where nearly all of one is about to be
+ * written, for then they save 512 page faults.
  *
  * One owner, no locks; runs wherever its owner runs.
  */
@@ -18,10 +20,24 @@
 
 /* From here on handing pages back is cheaper than zeroing them. */
 #define GIVE_BACK_BYTES (128 * 1024)
+/* Pages of the common kind, and the huge ones that they make up. */
+#define PAGE_BYTES      4096
+#define HUGE_BYTES      ((size_t)2 << 20)
+/* Pages in use from which on a huge one is worth it: it takes a third more
+ * memory at worst. */
+#define HUGE_WORTH      (HUGE_BYTES / PAGE_BYTES * 3 / 4)
 
 static size_t page_round(uint64_t bytes)
 {
     return align_up(max_i64(bytes, 1), sysconf(_SC_PAGESIZE));
+}
+
+/* Advice that a kernel may refuse, with no harm. */
+static void small_pages(void *p, size_t bytes)
+{
+    if (bytes >= HUGE_BYTES) {
+        madvise(p, bytes, MADV_NOHUGEPAGE);
+    }
 }
 
 static void *reserve(size_t bytes)
@@ -31,7 +47,46 @@ static void *reserve(size_t bytes)
     if (p == MAP_FAILED) {
         return NULL;
     }
+    small_pages(p, bytes);
     return p;
+}
+
+static void huge_page(char *p)
+{
+    if (madvise(p, HUGE_BYTES, MADV_HUGEPAGE) == 0) {
+        *(volatile char *)p |= 0; /* the page comes with the first write */
+        madvise(p, HUGE_BYTES, MADV_NOHUGEPAGE);
+    }
+}
+
+/* Pages of level 0 that hold set bits in HUGE_BYTES from page on. A bit of the
+ * second summary stands for 512 bytes, eight of them for a page. */
+static unsigned pages_in_use(const struct hbitmap *b, uint64_t page)
+{
+    unsigned n = 0;
+
+    for (uint64_t end = page + HUGE_BYTES / PAGE_BYTES; page < end; page++) {
+        n += (b->any[2][page / 8] >> page % 8 * 8 & 0xff) != 0;
+    }
+    return n;
+}
+
+void hbitmap_will_fill(struct hbitmap *b, const struct hbitmap *like)
+{
+    char *ground = (char *)b->any[0], *p = ground;
+    size_t bytes = hbitmap_words(b->bits[0]) * sizeof(uint64_t);
+
+    assert(!like || like->bits[0] == b->bits[0]);
+    if (bytes < HUGE_BYTES) {
+        return;
+    }
+    p += -(uintptr_t)p & (HUGE_BYTES - 1);
+    for (; p + HUGE_BYTES <= ground + bytes; p += HUGE_BYTES) {
+        uint64_t page = (p - ground) / PAGE_BYTES;
+        if (!like || pages_in_use(like, page) >= HUGE_WORTH) {
+            huge_page(p);
+        }
+    }
 }
 
 static void wipe(void *p, size_t bytes)
@@ -171,6 +226,7 @@ bool hbitmap_resize(struct hbitmap *b, int64_t size)
         ground = b->any[0];
         to.ground_bytes = b->ground_bytes;
     }
+    small_pages(ground, to.ground_bytes);
     b->any[0] = b->full[0] = to.any[0] = to.full[0] = ground;
     to.ground.words = ground;
     for (uint64_t w = hbitmap_next_word(b, 0); w != HBITMAP_NONE;

@@ -536,6 +536,38 @@ static void clearing_all_gives_memory_back(void **state)
     hbitmap_free(b);
 }
 
+/* One granule in each of 3000 pages of level 0, then one in every 50th. */
+static void merging_takes_no_more_memory_than_the_source(void **state)
+{
+    struct hbitmap *src = hbitmap_new(16 * TiB, 65536);
+    struct hbitmap *dst = hbitmap_new(16 * TiB, 65536);
+    int64_t page = INT64_C(4096) * 8 * 65536, reserved, before, after;
+
+    for (int64_t i = 0; i < 3000; i++) {
+        hbitmap_set(src, i * page + i * 65536, 1);
+    }
+    for (int64_t i = 3000; i < 8192; i += 50) {
+        hbitmap_set(src, i * page, 1);
+    }
+    memory(&reserved, &before);
+    hbitmap_merge(dst, src);
+    memory(&reserved, &after);
+    assert_true(after - before < 3200 * 4096 * 4 / 3);
+    assert_int_equal(hbitmap_count(dst), hbitmap_count(src));
+
+    int64_t at = 0, n, other = 0, other_n;
+    while (hbitmap_next_run(src, at, 16 * TiB - at, 65536, &at, &n)) {
+        assert_true(hbitmap_next_run(dst, other, 16 * TiB - other, 65536,
+                                     &other, &other_n));
+        assert_int_equal(other, at);
+        assert_int_equal(other_n, n);
+        at += n;
+        other += other_n;
+    }
+    hbitmap_free(src);
+    hbitmap_free(dst);
+}
+
 static void address_space_is_returned(void **state)
 {
     int64_t before, after, bytes;
@@ -568,6 +600,7 @@ int main(void)
         cmocka_unit_test(serial_form_is_little_endian_bit_0_first),
         cmocka_unit_test(a_huge_sparse_disk_costs_its_touched_pages),
         cmocka_unit_test(clearing_all_gives_memory_back),
+        cmocka_unit_test(merging_takes_no_more_memory_than_the_source),
         cmocka_unit_test(address_space_is_returned),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
