@@ -163,12 +163,108 @@ static void overlays_show_the_base_where_they_have_nothing(void **state)
     in_fake_loop(co_overlays);
 }
 
+/* ---- overlapping requests ------------------------------------------------ */
+
+/* A guest that reads, writes and discards the same blocks at once may find any
+ * of them old or new, but never those of another place. */
+struct race {
+    struct node *node;
+    GRand *rand;
+    unsigned left;
+    int64_t units;
+};
+
+/* Each block holds its own number all over, or zeroes. */
+static void check_blocks(const uint64_t *buf, int64_t unit, int64_t n)
+{
+    for (int64_t i = 0; i < n * 64; i++) {
+        if (buf[i] != 0 && buf[i] != (uint64_t)(unit + i / 64 + 1)) {
+            fail_msg("block %" G_GINT64_FORMAT " holds %" G_GINT64_MODIFIER "x",
+                     unit + i / 64, buf[i]);
+        }
+    }
+}
+
+static int co_racer(void *opaque)
+{
+    struct race *r = opaque;
+    uint64_t buf[40 * 64];
+
+    while (r->left) {
+        r->left--;
+        int64_t unit = g_rand_int_range(r->rand, 0, r->units - 40);
+        int64_t n = g_rand_int_range(r->rand, 1, 40);
+        int64_t offset = unit * 512, bytes = n * 512;
+        int ret = 0;
+        switch (g_rand_int_range(r->rand, 0, 8)) {
+        case 0:
+            ret = co_node_pdiscard(r->node, offset, bytes);
+            break;
+        case 1:
+            ret = co_node_pwrite_zeroes(r->node, offset, bytes,
+                                        n & 1 ? REQ_MAY_UNMAP : 0);
+            break;
+        case 2:
+            ret = co_node_flush(r->node);
+            break;
+        case 3:
+        case 4:
+            ret = co_node_pread(r->node, offset, buf, bytes, 0);
+            check_blocks(buf, unit, n);
+            break;
+        default:
+            for (int64_t i = 0; i < n * 64; i++) {
+                buf[i] = unit + i / 64 + 1;
+            }
+            ret = co_node_pwrite(r->node, offset, buf, bytes, 0);
+        }
+        assert_int_equal(ret, 0);
+    }
+    return 0;
+}
+
+static void co_race(const char *create, const char *open)
+{
+    struct node *file = co_mem_disk("disk");
+    struct co_pool pool = {.limit = 16};
+    struct race r = {.left = 2500, .units = 400};
+
+    mem_disk_of(file)->pauses = 2;
+    mem_disk_of(file)->slow_one_in = 40;
+    co_make("disk", r.units * 512, create);
+    r.node = co_open("driver=qcow2,file=disk,discard=unmap,"
+                     "pass-discard-other=on%s",
+                     open);
+    r.rand = g_rand_new_with_seed(7);
+    for (unsigned i = 0; i < pool.limit; i++) {
+        co_pool_start(&pool, co_racer, &r);
+    }
+    co_pool_wait(&pool);
+    co_node_unref(r.node);
+    co_check(file, false);
+    g_rand_free(r.rand);
+    co_node_unref(file);
+}
+
+static void co_races(void *opaque)
+{
+    co_race("'cluster-size': 512", ",l2-cache-size=0");
+    co_race("'cluster-size': 1024", "");
+    co_race("'cluster-size': 4096", "");
+}
+
+static void overlapping_requests_never_show_data_of_another_place(void **state)
+{
+    in_fake_loop(co_races);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(random_requests_match_the_model),
         cmocka_unit_test(failures_leave_the_node_usable_and_nothing_leaked),
         cmocka_unit_test(overlays_show_the_base_where_they_have_nothing),
+        cmocka_unit_test(overlapping_requests_never_show_data_of_another_place),
     };
     return cmocka_run_group_tests(tests, enter_directory, leave_directory);
 }

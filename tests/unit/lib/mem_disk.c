@@ -25,7 +25,12 @@ static unsigned rnd(struct mem_disk *d)
 
 static void pause_some(struct mem_disk *d)
 {
-    for (unsigned n = d->pauses ? rnd(d) % (d->pauses + 1) : 0; n; n--) {
+    unsigned n = d->pauses ? rnd(d) % (d->pauses + 1) : 0;
+
+    if (d->slow_one_in && rnd(d) % d->slow_one_in == 0) {
+        n = 300;
+    }
+    for (; n; n--) {
         co_pause();
     }
 }

@@ -21,8 +21,9 @@ struct mem_event {
 };
 
 struct mem_disk {
-    uint8_t *data;   /* MEM_DISK_MAX bytes of address space */
-    unsigned pauses; /* passes that a request takes, at random up to */
+    uint8_t *data;        /* MEM_DISK_MAX bytes of address space */
+    unsigned pauses;      /* passes that a request takes, at random up to */
+    unsigned slow_one_in; /* such requests take hundreds; 0 = none */
     unsigned rng;
     unsigned fail_at;     /* the n-th write or flush from now on fails, once */
     unsigned fail_one_in; /* writes and flushes fail at random; 0 = never */
