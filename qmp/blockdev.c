@@ -127,6 +127,9 @@ static bool resize_visit(const void *args, void *result, GError **error)
     if (a->size < 0) {
         return error_set(error, "Parameter 'size' expects a >0 size");
     }
+    if (!jobs_check_node_free(node, error)) {
+        return false;
+    }
     /* Whoever relies on the length says so by not sharing this permission. */
     struct backend *backend =
         co_backend_new(NULL, node, PERM_RESIZE, PERM_ALL, error);
