@@ -16,12 +16,7 @@
  *     written and no request that read the old entry can be harmed;
  *   - no lock is held over guest data.
  *
- * Options: cache sizes and l2-cache-entry-size set the caches; overlap-check
- * "none" switches the guard of metadata off, any other mode guards all that the
- * driver knows; pass-discard-* say which freed clusters are discarded in the
- * file. lazy-refcounts is shown and kept, but changes nothing: refcounts are
- * written in batches anyway. cache-clean-interval is accepted; the caches take
- * memory only as they fill. Runs on the node's loop.
+ * What the options do is said in options.c. Runs on the node's loop.
  */
 #include "block/drivers/qcow2/qcow2.h"
 
@@ -31,155 +26,6 @@
 #include <stddef.h>
 #include <string.h>
 #include "util/error.h"
-
-#define L2_CACHE_DEFAULT (32 << 20)
-#define RB_CACHE_DEFAULT (1 << 20)
-#define SLICE_DEFAULT    4096
-#define CACHE_MAX        (INT64_C(1) << 36)
-#define FAIR_CAPACITY    8192 /* entries */
-
-/* ---- options ------------------------------------------------------------- */
-
-struct cache_sizes {
-    int64_t l2, rb; /* bytes */
-    int64_t slice;  /* bytes of an L2 cache entry */
-};
-
-static bool check_cache_size(const char *name, int64_t bytes, GError **error)
-{
-    if (bytes < 0 || bytes > CACHE_MAX) {
-        return error_set(error, "Parameter '%s' is out of range", name);
-    }
-    return true;
-}
-
-/* cache-size is both together; what one is not given is what the other leaves.
- */
-static bool split_cache_size(const struct blockdev_options_qcow2 *o,
-                             struct cache_sizes *c, GError **error)
-{
-    if (!o->has_cache_size) {
-        return true;
-    }
-    if (o->has_l2_cache_size && o->has_refcount_cache_size) {
-        return error_set(error,
-                         "cache-size, l2-cache-size and refcount-cache-size "
-                         "may not be set at the same time");
-    }
-    if (o->has_l2_cache_size && o->l2_cache_size > o->cache_size) {
-        return error_set(error, "l2-cache-size may not exceed cache-size");
-    }
-    if (o->has_refcount_cache_size && o->refcount_cache_size > o->cache_size) {
-        return error_set(error, "refcount-cache-size may not exceed "
-                                "cache-size");
-    }
-    if (o->has_l2_cache_size) {
-        c->rb = o->cache_size - c->l2;
-    } else if (o->has_refcount_cache_size) {
-        c->l2 = o->cache_size - c->rb;
-    } else {
-        c->rb = min_i64(c->rb, o->cache_size / 4);
-        c->l2 = o->cache_size - c->rb;
-    }
-    return true;
-}
-
-static bool parse_cache_sizes(const struct qcow2 *s,
-                              const struct blockdev_options_qcow2 *o,
-                              struct cache_sizes *c, GError **error)
-{
-    c->l2 = o->has_l2_cache_size ? o->l2_cache_size : L2_CACHE_DEFAULT;
-    c->rb =
-        o->has_refcount_cache_size ? o->refcount_cache_size : RB_CACHE_DEFAULT;
-    if (!check_cache_size("l2-cache-size", c->l2, error) ||
-        !check_cache_size("refcount-cache-size", c->rb, error) ||
-        (o->has_cache_size &&
-         !check_cache_size("cache-size", o->cache_size, error)) ||
-        !split_cache_size(o, c, error)) {
-        return false;
-    }
-    c->slice = o->has_l2_cache_entry_size
-                   ? o->l2_cache_entry_size
-                   : min_i64(SLICE_DEFAULT, s->cluster_size);
-    if (c->slice < 512 || c->slice > s->cluster_size ||
-        !is_power_of_2(c->slice)) {
-        return error_set(error,
-                         "L2 cache entry size must be a power of two between "
-                         "512 and the cluster size (%" PRId64 ")",
-                         s->cluster_size);
-    }
-    return true;
-}
-
-static int co_clean_l2(void *opaque)
-{
-    return co_qcow2_commit(opaque);
-}
-
-static int co_clean_rb(void *opaque)
-{
-    struct qcow2 *s = opaque;
-
-    return co_meta_cache_write_all(&s->rb);
-}
-
-static bool set_up_caches(struct qcow2 *s,
-                          const struct blockdev_options_qcow2 *o,
-                          GError **error)
-{
-    struct cache_sizes c;
-
-    if (!parse_cache_sizes(s, o, &c, error)) {
-        return false;
-    }
-    int64_t rslice = min_i64(SLICE_DEFAULT, s->cluster_size);
-    s->slice_bits = g_bit_nth_lsf(c.slice, -1) - 3;
-    s->rslice_bits = g_bit_nth_lsf(rslice, -1) + 3 - s->refcount_order;
-    /* The index of a cache is sized by its limit, so a limit that the image can
-     * never fill is cut; a disk that grows later keeps a fair one. */
-    int64_t slices = ((int64_t)s->l1_size << s->l2_bits) >> s->slice_bits;
-    int64_t blocks = ((int64_t)s->rt_size << s->rb_bits) >> s->rslice_bits;
-    meta_cache_init(&s->l2, s->node, c.slice,
-                    min_i64(c.l2 / c.slice, max_i64(slices, FAIR_CAPACITY)));
-    meta_cache_init(&s->rb, s->node, rslice,
-                    min_i64(c.rb / rslice, max_i64(blocks, FAIR_CAPACITY)));
-    s->l2.co_clean = co_clean_l2;
-    s->rb.co_clean = co_clean_rb;
-    s->l2.opaque = s->rb.opaque = s;
-    s->l2.load_event = BLKDEBUG_EVENT_L2_LOAD;
-    s->rb.load_event = BLKDEBUG_EVENT_REFBLOCK_LOAD;
-    s->l2.write_event = BLKDEBUG_EVENT_L2_UPDATE;
-    s->rb.write_event = BLKDEBUG_EVENT_REFBLOCK_UPDATE_PART;
-    return true;
-}
-
-static bool parse_options(struct qcow2 *s,
-                          const struct blockdev_options_qcow2 *o,
-                          GError **error)
-{
-    bool request = o->has_pass_discard_request ? o->pass_discard_request
-                                               : s->node->discard;
-
-    if (o->encrypt) {
-        return error_set(error, "Parameter 'encrypt' is not supported");
-    }
-    if (o->data_file) {
-        return error_set(error, "'data-file' can only be set for images with "
-                                "an external data file");
-    }
-    s->discard_passed[FREE_REQUEST] = request;
-    s->discard_passed[FREE_OTHER] =
-        o->has_pass_discard_other && o->pass_discard_other;
-    const struct qcow2_overlap_checks *check = o->overlap_check;
-    enum qcow2_overlap_check_mode mode = QCOW2_OVERLAP_CHECK_MODE_CACHED;
-    if (check && check->kind == QAPI_KIND_STRING) {
-        mode = check->u.mode;
-    } else if (check && check->u.flags.has_template) {
-        mode = check->u.flags.template;
-    }
-    s->check_overlap = mode != QCOW2_OVERLAP_CHECK_MODE_NONE;
-    return set_up_caches(s, o, error);
-}
 
 /* ---- open ---------------------------------------------------------------- */
 
@@ -279,7 +125,7 @@ static bool co_open_image(struct qcow2 *s,
     s->node->length = s->header.size;
     s->node->limits.pwrite_zeroes_align = s->cluster_size;
     s->node->limits.pdiscard_align = s->cluster_size;
-    return co_qcow2_load_tables(s, error) && parse_options(s, o, error) &&
+    return co_qcow2_load_tables(s, error) && qcow2_apply_options(s, o, error) &&
            co_prepare_writing(s, error) &&
            co_node_open_backing(s->node, o->backing, error);
 }

@@ -133,6 +133,12 @@ int co_qcow2_update_incompat(struct qcow2 *s, uint64_t set, uint64_t clear);
 int co_qcow2_write_field(struct qcow2 *s, int64_t offset, const void *field,
                          size_t bytes);
 
+/* ---- options.c ---- */
+/* Sets the caches up and what else follows from the options. */
+bool qcow2_apply_options(struct qcow2 *s,
+                         const struct blockdev_options_qcow2 *o,
+                         GError **error);
+
 /* ---- tables.c: L1 and refcount table in memory ---- */
 bool co_qcow2_load_tables(struct qcow2 *s, GError **error);
 void qcow2_free_tables(struct qcow2 *s);
