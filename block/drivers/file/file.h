@@ -30,6 +30,7 @@ struct file_state {
     /* Learnt while running, for FILE_ENGINE_AUTO on a buffered file. */
     unsigned read_misses;   /* inline reads in a row that were not cached */
     unsigned reads_to_skip; /* reads that do not try inline before the next */
+    int64_t watch_until_ns; /* an inline write was slow: see what the next do */
     int64_t slow_until_ns;  /* inline writes blocked: workers until then */
     int64_t slow_for_ns;    /* how long that is */
     unsigned inline_ops;    /* done at once since the loop was last let go on */

@@ -22,6 +22,7 @@
 #include "block/drivers/file/file.h"
 
 #include <errno.h>
+#include <sys/resource.h>
 #include "aio/loop.h"
 #include "util/range.h"
 
@@ -31,14 +32,17 @@ enum {
     MISSES_BEFORE_SKIPPING = 8,
     MAX_SKIP = 64,
     /* Done at once before the loop is let go on. */
-    TURN_OPS = 64,
+    TURN_OPS = 256,
     TURN_BYTES = 1024 * 1024,
 };
 
-/* An inline write that took this long had waited for the disk; or, once in a
- * while, this thread for a CPU. So the time with workers is short at first, and
- * doubles when the first inline writes after it are slow again. */
+/* An inline write that took this long had waited for the disk, or this thread
+ * for a CPU, which is no reason for workers. Only a thread that slept waited
+ * for the disk; as asking costs a system call, it is asked for a while after a
+ * slow write. The time with workers is short at first, and doubles when the
+ * first inline writes after it are slow again. */
 #define SLOW_WRITE_NS   (2 * 1000 * 1000)
+#define WATCH_FOR_NS    (100 * 1000 * 1000)
 #define SLOW_FOR_MIN_NS (5 * 1000 * 1000)
 #define SLOW_FOR_MAX_NS (320 * 1000 * 1000)
 
@@ -159,6 +163,14 @@ static void note_slow_write(struct file_state *s, int64_t start, int64_t end)
     s->slow_until_ns = end + s->slow_for_ns;
 }
 
+/* How often this thread gave the CPU away to wait for something. */
+static long times_slept(void)
+{
+    struct rusage usage;
+
+    return getrusage(RUSAGE_THREAD, &usage) == 0 ? usage.ru_nvcsw : 0;
+}
+
 static int write_at_once(struct node *node, int64_t offset,
                          const struct iov *iov)
 {
@@ -171,10 +183,15 @@ static int write_at_once(struct node *node, int64_t offset,
     if (start < s->slow_until_ns) {
         return -EAGAIN;
     }
+    bool watch = start < s->watch_until_ns;
+    long slept = watch ? times_slept() : 0;
     int ret = file_io_write_inline(s->fd, offset, iov, false);
     int64_t end = loop_now_ns(node->loop);
-    if (end - start > SLOW_WRITE_NS) {
-        note_slow_write(s, start, end);
+    if (G_UNLIKELY(end - start > SLOW_WRITE_NS)) {
+        if (watch && times_slept() != slept) {
+            note_slow_write(s, start, end);
+        }
+        s->watch_until_ns = max_i64(end, s->slow_until_ns) + WATCH_FOR_NS;
     }
     return ret;
 }

@@ -41,8 +41,9 @@ static struct {
     unsigned inline_writes, worker_writes;
     int write_errno; /* of writes, after write_part bytes */
     size_t write_part;
-    int64_t write_ns; /* a write at once takes this long (simulated clock) */
-    int dsync_errno;  /* of writes with RWF_DSYNC */
+    int64_t write_ns;  /* a write at once takes this long (simulated clock) */
+    bool write_sleeps; /* and does not use the CPU meanwhile */
+    int dsync_errno;   /* of writes with RWF_DSYNC */
     unsigned syncs;
     int sync_errno;
     unsigned punches, zero_ranges, allocations;
@@ -85,6 +86,9 @@ ssize_t pwritev2(int fd, const struct iovec *iov, int n, off_t offset,
         sys.inline_writes++;
         if (sys.write_ns) {
             loop_clock_advance(loop_current(), sys.write_ns);
+            if (sys.write_sleeps) {
+                g_usleep(100);
+            }
         }
     } else {
         sys.worker_writes++;
