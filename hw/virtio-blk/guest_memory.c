@@ -84,8 +84,8 @@ static const struct guest_region *find(const struct guest_memory *m,
     return &m->regions[lo - 1];
 }
 
-void *guest_memory_at(const struct guest_memory *m, uint64_t gpa,
-                      uint64_t bytes)
+void *guest_memory_search(const struct guest_memory *m, uint64_t gpa,
+                          uint64_t bytes)
 {
     const struct guest_region *r = find(m, gpa);
 

@@ -37,10 +37,23 @@ bool guest_memory_set(struct guest_memory *m,
                       GError **error);
 void guest_memory_clear(struct guest_memory *m);
 
+/* guest_memory_at() in a table of many regions. */
+void *guest_memory_search(const struct guest_memory *m, uint64_t gpa,
+                          uint64_t bytes);
 /* The host address of [gpa, gpa + bytes), if that lies in one region; else
- * NULL. bytes > 0. */
-void *guest_memory_at(const struct guest_memory *m, uint64_t gpa,
-                      uint64_t bytes);
+ * NULL. bytes > 0. Most guests' memory is one region, or the first is most of
+ * it. */
+static inline void *guest_memory_at(const struct guest_memory *m, uint64_t gpa,
+                                    uint64_t bytes)
+{
+    const struct guest_region *r = m->regions;
+
+    if (G_LIKELY(m->count && gpa - r->gpa < r->bytes &&
+                 bytes <= r->bytes - (gpa - r->gpa))) {
+        return r->host + (gpa - r->gpa);
+    }
+    return guest_memory_search(m, gpa, bytes);
+}
 /* Writes the pieces of [gpa, gpa + bytes) to vec, one a region, and returns how
  * many: -EFAULT if a byte is outside the table, -E2BIG if max is too small. */
 int guest_memory_map(const struct guest_memory *m, uint64_t gpa, uint64_t bytes,

@@ -204,8 +204,8 @@ static bool add_across_regions(struct virtqueue *vq, struct vq_chain *c,
     return true;
 }
 
-bool virtqueue_chain_add(struct virtqueue *vq, struct vq_chain *c, uint64_t gpa,
-                         uint32_t bytes, bool writable)
+bool virtqueue_chain_add_slow(struct virtqueue *vq, struct vq_chain *c,
+                              uint64_t gpa, uint32_t bytes, bool writable)
 {
     unsigned n = c->readable + c->writable, before = n;
 

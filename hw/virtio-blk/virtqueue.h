@@ -152,7 +152,31 @@ bool virtqueue_break(struct virtqueue *vq, const char *reason);
  * or in flight. */
 struct vq_chain *virtqueue_chain_begin(struct virtqueue *vq, uint16_t head);
 /* Appends a buffer of guest memory with all checks; false: broken. */
-bool virtqueue_chain_add(struct virtqueue *vq, struct vq_chain *chain,
-                         uint64_t gpa, uint32_t bytes, bool writable);
+bool virtqueue_chain_add_slow(struct virtqueue *vq, struct vq_chain *chain,
+                              uint64_t gpa, uint32_t bytes, bool writable);
+/* The same; a buffer with nothing special about it is added inline. */
+static inline bool virtqueue_chain_add(struct virtqueue *vq, struct vq_chain *c,
+                                       uint64_t gpa, uint32_t bytes,
+                                       bool writable)
+{
+    unsigned n = c->readable + c->writable;
+    uint64_t total = (uint64_t)c->readable_bytes + c->writable_bytes + bytes;
+    void *host = guest_memory_at(vq->memory, gpa, bytes);
+
+    if (G_UNLIKELY(!host || !bytes || n >= VQ_INLINE_VECS ||
+                   total > UINT32_MAX || (!writable && c->writable))) {
+        return virtqueue_chain_add_slow(vq, c, gpa, bytes, writable);
+    }
+    c->vec[n].iov_base = host;
+    c->vec[n].iov_len = bytes;
+    if (writable) {
+        c->writable++;
+        c->writable_bytes += bytes;
+    } else {
+        c->readable++;
+        c->readable_bytes += bytes;
+    }
+    return true;
+}
 
 #endif
