@@ -1,9 +1,12 @@
 """Backup jobs, compared with qemu-storage-daemon's: what they copy, what they
 say, and what becomes of the bitmap."""
+import json
+import subprocess
+
 import pytest
 
-from lib import Oracle, SystemOracle, Varved, guest, guest_pair, \
-    same_conversation
+from lib import (Oracle, SystemOracle, Varved, guest, guest_pair, images,
+                 program, same_conversation)
 from lib.steps import (backup, bitmap, bitmaps, content, failing_node, jobs,
                        new_file, null_node, raw_node, remove_node, until, until_held,
                        verb)
@@ -320,3 +323,110 @@ def test_drive_backup_into_qcow2(system_disk, sync):
     same_conversation(*system_disk, [
         drive_backup(sync=sync, format="qcow2"), until("running"), *WRITES,
         *MORE, *end, chain, held, jobs])
+
+
+# ---- chains of images --------------------------------------------------------
+
+def overlay(name, base, *commands):
+    """An overlay with something written to it."""
+    def step(daemon):
+        path = daemon.path(name)
+        images.create(path, backing=daemon.path(base))
+        subprocess.run([program("qemu-io"), path] + [
+            x for c in commands for x in ("-c", c)], check=True,
+            stdout=subprocess.DEVNULL)
+    step.__name__ = f"overlay {name}"
+    return step
+
+
+def base(name):
+    def step(daemon):
+        images.create(daemon.path(name), SIZE)
+        subprocess.run([program("qemu-io"), "-c", "write -P 1 0 1M",
+                        daemon.path(name)], check=True,
+                       stdout=subprocess.DEVNULL)
+    step.__name__ = f"base {name}"
+    return step
+
+
+def qcow2_node(name, filename, **more):
+    return ("blockdev-add", {
+        "driver": "qcow2", "node-name": name, "file": {
+            "driver": "file", "filename": "{dir}/" + filename}, **more})
+
+
+def held(name):
+    def step(daemon):
+        return daemon.image_content(name)
+    step.__name__ = f"what {name} holds"
+    return step
+
+
+def allocated(name):
+    """Which clusters an image has of its own."""
+    def step(daemon):
+        done = images.qemu_img("map", "-U", "--output=json", daemon.path(name))
+        return [(m["start"], m["length"], m["zero"])
+                for m in json.loads(done.stdout) if m["depth"] == 0]
+    step.__name__ = f"clusters of {name}"
+    return step
+
+
+@pytest.mark.parametrize("sync", ["top", "full"])
+@pytest.mark.parametrize("target_backing", [None, "base.qcow2"])
+def test_the_top_of_a_chain(pair, sync, target_backing):
+    """Data, zeroes and holes of the overlay, and what lies below."""
+    def new_target(daemon):
+        images.create(daemon.path("t.qcow2"), SIZE, target_backing and
+                      daemon.path(target_backing))
+    same_conversation(*pair, [
+        base("base.qcow2"),
+        overlay("top.qcow2", "base.qcow2", "write -P 2 64k 4k",
+                "write -z 256k 128k", "write -P 3 1088k 512",
+                "write -z 1536k 64k"),
+        qcow2_node("d0", "top.qcow2"), new_target,
+        qcow2_node("t0", "t.qcow2"),
+        backup("d0", "t0", sync=sync), until("null"),
+        # The peer writes its tables when it closes the image.
+        remove_node("t0"), remove_node("d0"), held("t.qcow2"),
+        # A mixed cluster may be data or zeroes; what is there must be right.
+        lambda d: [a[:2] for a in allocated("t.qcow2")(d)]
+        if sync == "top" and target_backing else None,
+        lambda d: images.check(d.path("t.qcow2"))])
+
+
+def test_a_frozen_view_of_a_disk_in_use(start):
+    """sync=none into an overlay whose backing file is the source: a second
+    guest reads the disk as it was while the first one writes, also where it was
+    all zeroes."""
+    d = start.prepare(Varved)
+    with open(d.path("d.img"), "wb") as f:
+        f.write(b"\x21" * MIB)
+        f.truncate(SIZE)
+    images.create(d.path("t.qcow2"), SIZE)
+    d.args += [
+        "--blockdev", "driver=raw,node-name=d0,discard=unmap,"
+        "file.driver=file,file.filename=d.img",
+        "--blockdev", "driver=qcow2,node-name=t0,file.driver=file,"
+        "file.filename=t.qcow2,backing=d0",
+        "--device", "virtio-blk,drive=d0,id=vd-d0,share-rw=on",
+        "--device", "virtio-blk,drive=t0,id=vd-t0,share-rw=on"]
+    d.start()
+
+    def expect(device, offset, length, pattern):
+        assert d.command("x-guest-request", device=device, op="read",
+                         offset=offset, length=length, pattern=pattern,
+                         verify=True) == {"status": "ok"}
+    d.command("blockdev-backup", job_id="j", device="d0", target="t0",
+              sync="none")
+    d.command("x-guest-workload-start", device="vd-d0", depth=16,
+              block_size=4096, discard_percent=10, zeroes_percent=10,
+              max_ops=3000, seed=3)
+    for _ in range(20):
+        expect("vd-t0", 0, MIB, 0x21)
+        expect("vd-t0", MIB, MIB, 0)
+    while d.command("x-guest-workload-query", device="vd-d0")["active"]:
+        expect("vd-t0", 0, MIB, 0x21)
+        expect("vd-t0", MIB, MIB, 0)
+    d.command("job-cancel", id="j")
+    d.qmp.wait_job("j", "null")

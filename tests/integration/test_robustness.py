@@ -158,8 +158,9 @@ def test_killed_during_backup_and_writes(start, seed):
             block = SIZE // 65536 - 1 - rng.randrange(64)
             flushed[block] = rng.randrange(1, 256)
             assert daemon.command(
-                "x-guest-request", device="vd-d0", op="write",
-                offset=block * 65536, length=65536, pattern=flushed[block]) == {"status": "ok"}
+                "x-guest-request", device="vd-d0", op="write", length=65536,
+                offset=block * 65536,
+                pattern=flushed[block]) == {"status": "ok"}
         assert guest_request(daemon, "d0", "flush") == "ok"
         disk.start_guest(rate=0, length=SIZE - 64 * 65536, discard_percent=10,
                          block_size=rng.choice([4096, 65536, 512]))
