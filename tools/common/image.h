@@ -37,7 +37,7 @@ struct image_open {
     const char *format; /* NULL: probe */
     const char *cache, *aio, *discard;
     bool writable, force_share;
-    bool steady; /* nobody else may write to it meanwhile */
+    bool steady;     /* nobody else may write to it meanwhile */
     bool image_opts; /* filename is a list of options */
 };
 /* The caller owns the reference. writethrough may be NULL. Suspends. */
