@@ -130,6 +130,11 @@ static bool resize_visit(const void *args, void *result, GError **error)
     if (!jobs_check_node_free(node, error)) {
         return false;
     }
+    /* A job copies what was there when it began, all of it. */
+    if (!jobs_check_node_free(node, NULL)) {
+        return error_set(error, "Device '%s' is in use",
+                         a->device ? a->device : node->name);
+    }
     /* Whoever relies on the length says so by not sharing this permission. */
     struct backend *backend =
         co_backend_new(NULL, node, PERM_RESIZE, PERM_ALL, error);

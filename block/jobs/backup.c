@@ -321,13 +321,20 @@ bool backup_check_start(struct backup_params *p, GError **error)
     return job_check_new(p->job_id, p->speed, error);
 }
 
+bool backup_check_compress(const struct backup_params *p,
+                           const struct block_driver *driver, GError **error)
+{
+    const char *drive = p->target ? job_backend_name(p->target) : NULL;
+
+    return !p->compress || driver->writes_compressed ||
+           error_set(error, "Compression is not supported for this drive %s",
+                     drive ? drive : "");
+}
+
 static bool check_target(const struct backup_params *p, GError **error)
 {
-    if (p->compress && !p->target->driver->writes_compressed) {
-        const char *drive = job_backend_name(p->target);
-        return error_set(error,
-                         "Compression is not supported for this drive %s",
-                         drive ? drive : "");
+    if (!backup_check_compress(p, p->target->driver, error)) {
+        return false;
     }
     if (p->source->length != p->target->length) {
         return error_set(error, "Source and target image have different sizes");

@@ -201,11 +201,14 @@ static struct job *co_drive_backup_to(const struct drive_backup *args,
     if (!format && !existing) {
         format = node_skip_filters(p->source)->driver->name;
     }
-    if (format && !block_driver_find(format)) {
+    const struct block_driver *driver =
+        format ? block_driver_find(format) : NULL;
+    if (format && !driver) {
         error_set(error, "Unknown file format '%s'", format);
         return NULL;
     }
-    if (!existing && !co_create_target(args, format, p->source, error)) {
+    if (!existing && (!backup_check_compress(p, driver, error) ||
+                      !co_create_target(args, format, p->source, error))) {
         return NULL;
     }
     p->target = co_open_target(args, format, p->source, error);

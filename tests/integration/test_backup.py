@@ -297,6 +297,7 @@ def test_drive_backup_that_is_refused_makes_no_file(system_disk):
         drive_backup(speed=-1), drive_backup(job_id="1"),
         drive_backup(device="nope"), drive_backup(sync="nope"),
         drive_backup(x_perf={"max-workers": 0}),
+        drive_backup(compress=True),
         drive_backup("disk-d0.img")]
     same_conversation(*system_disk, refused[:6] + [jobs])
     for step in refused:

@@ -1,5 +1,7 @@
 """The public life of jobs over QMP, compared with qemu-storage-daemon's, and
 with the emulator's where only that has the command."""
+import os
+
 import pytest
 
 from lib import Events, same_conversation
@@ -202,6 +204,28 @@ def test_nodes_of_a_job_are_in_use(pair):
         ("job-cancel", {"id": "j"}), Events(*EVENTS),
         ("blockdev-del", {"node-name": "n0"}),
         ("blockdev-del", {"node-name": "t0"}), "query-named-block-nodes"])
+
+
+def test_a_node_of_a_job_keeps_its_length(pair):
+    """What a shrunk source loses, no backup could save."""
+    def refused(**which):
+        def step(daemon):
+            return [daemon.call("block_resize", which, size=size).get("error")
+                    is None for size in (512, 4 << 20)]
+        return step
+    for daemon in pair:
+        for name in ("n0", "t0"):
+            with open(daemon.path(name), "wb") as f:
+                f.truncate(MIB)
+    same_conversation(*pair, [
+        *(("blockdev-add", {"driver": "file", "filename": "{dir}/" + name,
+                            "node-name": name}) for name in ("n0", "t0")),
+        backup(sync="none", filter_node_name="filter"), Events(*EVENTS),
+        refused(**{"node-name": "n0"}), refused(**{"node-name": "t0"}),
+        refused(**{"node-name": "filter"}),
+        ("job-cancel", {"id": "j"}), Events(*EVENTS),
+        ("block_resize", {"node-name": "n0", "size": 512}),
+        lambda d: os.path.getsize(d.path("n0")), "query-named-block-nodes"])
 
 
 def test_quit_cancels_what_runs(varved):
