@@ -173,6 +173,44 @@ static void co_zeroes_beside_appending_writes_lose_nothing(void *opaque)
     }
 }
 
+static void co_zero_past_the_end(void *opaque)
+{
+    struct grower *g = opaque;
+
+    g->ret = co_node_pwrite_zeroes(g->node, 0, 8192, REQ_MAY_UNMAP);
+    --*g->left;
+}
+
+static void co_an_append_between_looking_and_growing(void *opaque)
+{
+    g_autofree char *path = new_file(on_disk, 0, 0);
+    struct node *n = co_node("driver=file,filename=%s,discard=unmap", path);
+    unsigned left = 1;
+    struct grower g = {n, 0, &left, 1};
+    int fds[2];
+
+    assert_int_equal(pipe(fds), 0);
+    sys.fstat_pipe = fds[0];
+    co_start(co_zero_past_the_end, &g);
+    while (!sys.fstat_waits) {
+        co_pause();
+    }
+    assert_int_equal(co_fill(n, 8192, 4096, 7, 0), 0);
+    assert_int_equal(write(fds[1], "x", 1), 1);
+    while (left) {
+        co_pause();
+    }
+    sys.fstat_pipe = 0;
+    assert_int_equal(g.ret, 0);
+    assert_int_equal(size_on_disk(path), 12288);
+    assert_int_equal(n->length, 12288);
+    assert_bytes(path, 0, 8192, 0);
+    assert_bytes(path, 8192, 4096, 7);
+    close(fds[0]);
+    close(fds[1]);
+    co_node_unref(n);
+}
+
 /* ---- discard and status ---- */
 
 static unsigned co_status(struct node *n, int64_t offset, int64_t bytes,
@@ -562,6 +600,7 @@ FILE_TEST(stable_zeroes)
 FILE_TEST(file_systems_that_cannot)
 FILE_TEST(other_errors_arrive)
 FILE_TEST(zeroes_beside_appending_writes_lose_nothing)
+FILE_TEST(an_append_between_looking_and_growing)
 FILE_TEST(status_follows_what_happens)
 FILE_TEST(fast_and_failing_status)
 FILE_TEST(an_answer_that_was_overtaken)
@@ -579,6 +618,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         /* It may make namespaces: before there are threads. */
         cmocka_unit_test(no_space_to_preallocate),
+        cmocka_unit_test(an_append_between_looking_and_growing),
         cmocka_unit_test(zeroes_with_and_without_unmapping),
         cmocka_unit_test(stable_zeroes),
         cmocka_unit_test(file_systems_that_cannot),

@@ -55,6 +55,8 @@ static struct {
     int seek_pipe; /* SEEK_HOLE waits for a byte from here, if not 0 */
     bool seek_waits;
     int fstat_errno;
+    int fstat_pipe; /* a worker's fstat() waits, too */
+    bool fstat_waits;
 } sys;
 
 static bool refused(int err)
@@ -156,7 +158,16 @@ off_t lseek(int fd, off_t offset, int whence)
 
 int fstat(int fd, struct stat *st)
 {
-    return refused(sys.fstat_errno) ? -1 : fstatat(fd, "", st, AT_EMPTY_PATH);
+    if (refused(sys.fstat_errno)) {
+        return -1;
+    }
+    int ret = fstatat(fd, "", st, AT_EMPTY_PATH);
+    char byte;
+    if (sys.fstat_pipe && !loop_current()) {
+        sys.fstat_waits = true;
+        (void)!read(sys.fstat_pipe, &byte, 1);
+    }
+    return ret;
 }
 
 /* ---- nodes ---- */
