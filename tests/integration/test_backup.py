@@ -8,8 +8,8 @@ import pytest
 from lib import (Oracle, SystemOracle, Varved, guest, guest_pair, images,
                  program, same_conversation)
 from lib.steps import (backup, bitmap, bitmaps, content, failing_node, jobs,
-                       new_file, null_node, raw_node, remove_node, until, until_held,
-                       verb)
+                       new_file, null_node, raw_node, remove_node, until,
+                       until_held, verb)
 
 KIB = 1 << 10
 MIB = 1 << 20
@@ -159,7 +159,8 @@ def test_nodes_and_job_names_that_are_taken(disk):
         backup("other", "t1"), backup("d0", "d0", job="l"),
         backup("other", "other", job="l"), jobs,
         backup("d0", "t1", job="k", sync="none"), until("running", "k"),
-        backup("d0", "t0", job="l"), *WRITES, jobs, content("t0.img"), content("t1.img"),
+        backup("d0", "t0", job="l"), *WRITES, jobs,
+        content("t0.img"), content("t1.img"),
         remove_node("t0"), remove_node("d0"),
         verb("block-job-cancel"), until("null"), remove_node("t0"),
         *MORE, content("t1.img"), jobs,

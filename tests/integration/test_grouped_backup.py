@@ -195,7 +195,8 @@ def test_an_aborted_transaction_changes_nothing(disks):
         content("t1.img"),
         actions(incremental_of(0), backup("d1", "t0", job="j1")),
         actions(incremental_of(0), backup(
-            "d0", "t1", job="x", sync="incremental", bitmap="b")), jobs, bitmaps])
+            "d0", "t1", job="x", sync="incremental", bitmap="b")),
+        jobs, bitmaps])
 
 
 def test_an_aborted_drive_backup(start):

@@ -259,7 +259,8 @@ def test_resizing_what_a_backup_uses(pair):
         *[step for n in ("d0", "t0")
           for step in (new_file(f"{n}.img", MIB), raw_node(n))],
         backup("d0", "t0", sync="none"), until("running"),
-        refused("d0"), refused("t0"), size_of_disk, content("t0.img"), jobs, ("job-cancel", {"id": "j"}),
+        refused("d0"), refused("t0"), size_of_disk, content("t0.img"), jobs,
+        ("job-cancel", {"id": "j"}),
         until("null"), refused("d0"), refused("t0")])
 
 
