@@ -330,22 +330,33 @@ static void in_loop(co_fn *co_body)
 
 /* ---- mounts of our own ---- */
 
+static bool tell_kernel(const char *path, const char *text)
+{
+    int fd = open(path, O_WRONLY | O_CLOEXEC);
+    bool ok = fd >= 0 && write(fd, text, strlen(text)) == (ssize_t)strlen(text);
+    close(fd);
+    return ok;
+}
+
 /* From now on this process sees its own mounts, which end with it. Without
- * root's rights it gets them in a namespace of users. */
+ * root's rights it gets them in a namespace of users; then before there are
+ * threads. */
 static G_GNUC_UNUSED bool own_mounts(void)
 {
     static int done; /* 1: yes, -1: not possible */
     uid_t uid = geteuid();
+    g_autofree char *uids = g_strdup_printf("0 %u 1", uid);
+    g_autofree char *gids = g_strdup_printf("0 %u 1", getegid());
 
     if (!done) {
-        done = unshare(CLONE_NEWNS | (uid ? CLONE_NEWUSER : 0)) == 0 ? 1 : -1;
-        if (done > 0 && uid) {
-            g_autofree char *map = g_strdup_printf("0 %u 1", uid);
-            g_file_set_contents_full("/proc/self/uid_map", map, -1, 0, 0, NULL);
+        bool ok = unshare(CLONE_NEWNS | (uid ? CLONE_NEWUSER : 0)) == 0;
+        if (ok && uid) {
+            ok = tell_kernel("/proc/self/setgroups", "deny") &&
+                 tell_kernel("/proc/self/uid_map", uids) &&
+                 tell_kernel("/proc/self/gid_map", gids);
         }
-        if (done > 0 && mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL)) {
-            done = -1;
-        }
+        ok = ok && mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL) == 0;
+        done = ok ? 1 : -1;
     }
     return done > 0;
 }
