@@ -125,7 +125,7 @@ void virtio_blk_config_init(struct virtio_blk *dev)
     }
     memset(c, 0, sizeof(*c));
     /* Header and status take one descriptor each. */
-    c->seg_max = htole32(p->queue_size - 2);
+    c->seg_max = htole32(or_default(p->seg_max, p->queue_size - 2));
     c->blk_size = htole32(p->logical_bytes);
     c->topology.physical_block_exp =
         __builtin_ctz(p->physical_bytes / p->logical_bytes);

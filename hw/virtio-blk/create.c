@@ -146,6 +146,7 @@ static struct virtio_blk *find(const char *name)
 
     TAILQ_FOREACH (b, &graph_current()->backends, link) {
         if (b->device_ops == &virtio_blk_backend_ops &&
+            !((struct virtio_blk *)b->device)->props.exported &&
             (!name || g_strcmp0(b->device_id, name) == 0 ||
              g_strcmp0(b->name, name) == 0)) {
             return b->device;

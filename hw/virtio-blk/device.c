@@ -42,6 +42,15 @@ void virtio_blk_break(struct virtio_blk *dev, const char *reason)
     }
 }
 
+void virtio_blk_check_memory(struct virtio_blk *dev)
+{
+    dev->seen_lost = sigbus_count();
+    if (dev->transport && dev->transport->memory_lost &&
+        dev->transport->memory_lost(dev->transport_opaque)) {
+        virtio_blk_break(dev, "guest memory has gone away");
+    }
+}
+
 static void hook(struct virtio_blk *dev, bool on)
 {
     if (on && !dev->hooked) {
@@ -57,6 +66,7 @@ static void finish_reset(struct virtio_blk *dev)
     for (unsigned i = 0; i < dev->num_queues; i++) {
         virtqueue_stop(&dev->queues[i].vq);
         dev->queues[i].enabled = false;
+        dev->queues[i].paused = false;
     }
     dev->resetting = false;
     dev->broken = NULL;
@@ -166,7 +176,7 @@ static bool process_queue(struct virtio_blk_queue *q)
     uint16_t heads[POP_BATCH];
     bool any = false;
 
-    while (may_pop(dev) && virtqueue_has_work(&q->vq)) {
+    while (may_pop(dev) && !q->paused && virtqueue_has_work(&q->vq)) {
         int n = virtqueue_pop(&q->vq, heads, POP_BATCH);
 
         if (n < 0) {
@@ -211,6 +221,8 @@ void virtio_blk_end(struct virtio_blk_req *req, uint32_t written)
             finish_reset(dev);
         }
         co_queue_wake_all(&dev->idle);
+    } else if (G_UNLIKELY(q->paused)) {
+        co_queue_wake_all(&dev->idle);
     }
 }
 
@@ -230,6 +242,9 @@ static void on_flush(void *opaque)
 {
     struct virtio_blk *dev = opaque;
 
+    if (G_UNLIKELY(sigbus_count() != dev->seen_lost)) {
+        virtio_blk_check_memory(dev);
+    }
     if (!dev->active) {
         return;
     }
@@ -255,7 +270,8 @@ static bool on_arm(void *opaque)
         return false;
     }
     for (unsigned i = 0; i < dev->num_queues; i++) {
-        work |= virtqueue_arm(&dev->queues[i].vq);
+        /* A kick for a paused queue comes when it goes on. */
+        work |= !dev->queues[i].paused && virtqueue_arm(&dev->queues[i].vq);
     }
     return work;
 }
@@ -319,6 +335,92 @@ static void on_run_state(void *opaque, bool running, enum run_state state)
         virtio_blk_release_held(dev, false);
         resume(dev);
     }
+}
+
+/* ---- a driver that starts queues one by one ---- */
+
+void virtio_blk_begin(struct virtio_blk *dev, uint64_t features)
+{
+    g_assert(!dev->status && !dev->resetting);
+    dev->acked = features;
+    dev->status = VIRTIO_STATUS_ACKNOWLEDGE | VIRTIO_STATUS_DRIVER |
+                  VIRTIO_STATUS_FEATURES_OK | VIRTIO_STATUS_DRIVER_OK;
+    driver_ok(dev);
+}
+
+bool virtio_blk_start_queue(struct virtio_blk *dev, unsigned index,
+                            const struct virtqueue_setup *setup)
+{
+    struct virtio_blk_queue *q = &dev->queues[index];
+
+    q->setup = *setup;
+    q->setup.event_idx = virtio_blk_has(dev, VIRTIO_F_EVENT_IDX);
+    q->setup.indirect = virtio_blk_has(dev, VIRTIO_F_INDIRECT_DESC);
+    q->paused = false;
+    if (!virtqueue_start(&q->vq, &split_ring_format, dev->memory, &q->setup)) {
+        virtio_blk_break(dev, q->vq.broken);
+        return false;
+    }
+    virtio_blk_kick(dev, index);
+    return true;
+}
+
+void virtio_blk_pause_queue(struct virtio_blk *dev, unsigned index, bool paused)
+{
+    dev->queues[index].paused = paused;
+    if (!paused) {
+        virtio_blk_kick(dev, index);
+    }
+}
+
+uint16_t co_virtio_blk_stop_queue(struct virtio_blk *dev, unsigned index)
+{
+    struct virtio_blk_queue *q = &dev->queues[index];
+
+    q->paused = true;
+    /* Once the device is not active, chains are not given back any more. */
+    while (dev->active ? q->vq.in_flight : dev->in_flight) {
+        co_queue_wait(&dev->idle);
+    }
+    if (dev->active && virtqueue_publish(&q->vq)) {
+        dev->transport->notify_queue(dev->transport_opaque, index);
+    }
+    uint16_t next = q->vq.last_avail;
+
+    virtqueue_stop(&q->vq);
+    q->paused = false;
+    return next;
+}
+
+void co_virtio_blk_halt(struct virtio_blk *dev)
+{
+    uint8_t writeback = dev->config.writeback;
+
+    virtio_blk_reset(dev);
+    while (dev->in_flight) {
+        co_queue_wait(&dev->idle);
+    }
+    dev->config.writeback = writeback;
+}
+
+void co_virtio_blk_memory_begin(struct virtio_blk *dev)
+{
+    dev->quiesced++;
+    while (dev->in_flight) {
+        co_queue_wait(&dev->idle);
+    }
+}
+
+void virtio_blk_memory_end(struct virtio_blk *dev)
+{
+    for (unsigned i = 0; dev->active && i < dev->num_queues; i++) {
+        struct virtqueue *vq = &dev->queues[i].vq;
+
+        if (virtqueue_running(vq) && !vq->format->map(vq)) {
+            virtio_blk_break(dev, vq->broken);
+        }
+    }
+    on_drained_end(dev);
 }
 
 /* ---- life ---- */

@@ -12,6 +12,7 @@
 
 #include "aio/colock.h"
 #include "aio/loop.h"
+#include "aio/sigbus.h"
 #include "block/backend.h"
 #include "hw/runstate.h"
 #include "hw/virtio-blk/guest_memory.h"
@@ -24,6 +25,9 @@
 struct virtio_transport {
     void (*notify_queue)(void *opaque, unsigned queue); /* used buffers */
     void (*notify_config)(void *opaque); /* configuration or status changed */
+    /* A page of shared memory was lost: true if it is one of the guest's. May
+     * be NULL. */
+    bool (*memory_lost)(void *opaque);
 };
 
 struct virtio_blk_queue {
@@ -32,6 +36,7 @@ struct virtio_blk_queue {
     struct virtqueue_setup setup;
     uint16_t index;
     bool enabled; /* by the driver; starts at DRIVER_OK */
+    bool paused;  /* nothing is popped: disabled, or about to stop */
 };
 
 TAILQ_HEAD(virtio_blk_held, virtio_blk_req);
@@ -49,6 +54,7 @@ struct virtio_blk {
     uint32_t logical_bytes;
     int64_t length; /* bytes; what the configuration space says */
     uint64_t next_seq;
+    unsigned seen_lost; /* sigbus_count() at the last look */
     /* cold */
     struct virtio_blk_held held; /* wait for the guest to run again */
     uint8_t status;
@@ -113,6 +119,38 @@ void virtio_blk_set_queue(struct virtio_blk *dev, unsigned index,
 /* The driver's notification: the queue is looked at soon. */
 void virtio_blk_kick(struct virtio_blk *dev, unsigned index);
 
+/* ---- for transports whose driver starts queues one by one (vhost-user) ----
+ *
+ * These take the place of the status register: the device is up from begin to
+ * halt, and each queue between its start and its stop. */
+
+/* The driver took these features; the caller has checked them. */
+void virtio_blk_begin(struct virtio_blk *dev, uint64_t features);
+/* false, and the device is broken, if the areas are not in guest memory. */
+bool virtio_blk_start_queue(struct virtio_blk *dev, unsigned index,
+                            const struct virtqueue_setup *setup);
+/* A paused queue keeps what is in flight, and pops nothing more. */
+void virtio_blk_pause_queue(struct virtio_blk *dev, unsigned index,
+                            bool paused);
+/* Waits for the requests of the queue (held ones as well), shows their ends to
+ * the driver, and stops it. Returns the index of the next available entry.
+ * Suspends. */
+uint16_t co_virtio_blk_stop_queue(struct virtio_blk *dev, unsigned index);
+/* Ends everything: held requests are dropped, those in flight are waited for,
+ * and nothing more is shown to the driver. The mode of the write cache stays,
+ * for the driver may still believe in it. Suspends. */
+void co_virtio_blk_halt(struct virtio_blk *dev);
+/* Around a change of guest memory: waits until no request refers to it. The
+ * queues are looked up anew at the end. begin suspends. */
+void co_virtio_blk_memory_begin(struct virtio_blk *dev);
+void virtio_blk_memory_end(struct virtio_blk *dev);
+/* The queue is between start and stop. */
+static inline bool virtio_blk_queue_started(const struct virtio_blk *dev,
+                                            unsigned index)
+{
+    return dev->queues[index].vq.format;
+}
+
 /* Any device of the current graph, or NULL. */
 struct virtio_blk *virtio_blk_any(void);
 
@@ -120,6 +158,8 @@ struct virtio_blk *virtio_blk_any(void);
 
 /* A violation by the driver (2.1.2): stops everything until a reset. */
 void virtio_blk_break(struct virtio_blk *dev, const char *reason);
+/* After a page was lost somewhere: the device breaks if it is the guest's. */
+void virtio_blk_check_memory(struct virtio_blk *dev);
 /* Stops everything; the reset is over when no request is in flight. */
 void virtio_blk_reset(struct virtio_blk *dev);
 /* Sets up what the loop and the run state call. */

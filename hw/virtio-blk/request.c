@@ -246,6 +246,9 @@ static void co_run(void *opaque)
         }
     } while (again);
 
+    if (G_UNLIKELY(sigbus_count() != dev->seen_lost)) {
+        virtio_blk_check_memory(dev); /* its data may have been nothing */
+    }
     /* After a violation or a reset the guest's memory is left alone. */
     if (G_LIKELY(dev->active && status >= 0)) {
         if (status && kind && kind->fills && req->data.bytes) {

@@ -21,6 +21,7 @@ struct virtio_blk_props {
     const char *serial;           /* up to 20 bytes; NULL: empty */
     uint32_t num_queues;          /* 1..VIRTIO_BLK_MAX_QUEUES, default 1 */
     uint32_t queue_size;          /* power of 2, 4..1024, default 256 */
+    uint32_t seg_max;             /* buffers of data, default queue_size - 2 */
     uint32_t logical_bytes;       /* logical_block_size, default 512 */
     uint32_t physical_bytes;      /* physical_block_size, default logical */
     uint32_t min_io_bytes;        /* 0: no wish */
@@ -32,6 +33,7 @@ struct virtio_blk_props {
     bool no_discard, no_write_zeroes;
     bool no_event_idx, no_indirect;
     bool share_rw; /* others may write to the node too */
+    bool exported; /* belongs to an export: not to be found by name */
 };
 
 #define VIRTIO_BLK_MAX_QUEUES 64

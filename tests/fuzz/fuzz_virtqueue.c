@@ -67,7 +67,10 @@ static void notify(void *opaque, unsigned queue)
 {
 }
 
-static const struct virtio_transport transport = {notify, nothing};
+static const struct virtio_transport transport = {
+    .notify_queue = notify,
+    .notify_config = nothing,
+};
 
 static void start(uint8_t flags)
 {

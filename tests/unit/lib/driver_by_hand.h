@@ -59,7 +59,10 @@ static inline void on_config(void *opaque)
     f->config_notifications++;
 }
 
-static const struct virtio_transport transport = {on_queue, on_config};
+static const struct virtio_transport transport = {
+    .notify_queue = on_queue,
+    .notify_config = on_config,
+};
 
 static inline void settle(void)
 {
