@@ -1,0 +1,81 @@
+/*
+ * The inside of a vhost-user server: its one session, shared by its files.
+ */
+#ifndef VARVE_HW_VHOST_USER_INTERNAL_H
+#define VARVE_HW_VHOST_USER_INTERNAL_H
+
+#include "aio/timer.h"
+#include "hw/vhost_user_blk.h"
+#include "hw/virtio-blk/device.h"
+#include "hw/virtio-blk/vhost_user_memory.h"
+#include "hw/virtio-blk/vhost_user_message.h"
+
+/* What the front-end said about a queue. */
+struct vhost_user_vring {
+    struct vhost_user_session *session;
+    unsigned index;
+    uint32_t size; /* 0: not told */
+    uint16_t base; /* next available entry */
+    struct vhost_user_vring_addr addr;
+    bool has_addr, enabled;
+    int kick, call, err; /* -1: none */
+};
+
+/* One connection. Lives on the device's loop, from accept to its end. */
+struct vhost_user_session {
+    struct vhost_user_server *server;
+    struct virtio_blk *dev;
+    int socket;
+    int backend_channel; /* for requests of ours, or -1 */
+    bool closing;        /* the export goes away */
+    bool config_due;     /* the channel was full */
+    bool features_set, begun;
+    uint8_t status; /* what the driver wrote, if the front-end tells */
+    uint64_t features, protocol_features;
+    struct vhost_user_vring *vrings;
+    struct vhost_user_memory memory;
+};
+
+struct vhost_user_server {
+    struct virtio_blk *dev;
+    char *id;
+    char *path; /* of the socket file that we made, or NULL */
+    int listener;
+    bool stopping;
+    struct vhost_user_session *session; /* NULL: nobody is connected */
+    struct co_queue ended;              /* waits for the session's end */
+    struct timer retry;                 /* accepting failed */
+};
+
+/* Runs a connection to its end; takes over the socket. */
+void co_vhost_user_session(struct vhost_user_server *server, int socket);
+/* Makes it end soon. */
+void vhost_user_session_close(struct vhost_user_session *s);
+/* The transport of every export's device; opaque is the server. */
+extern const struct virtio_transport vhost_user_transport;
+
+/* Tells the front-end that the configuration has changed, if it listens. */
+void vhost_user_send_config_change(struct vhost_user_session *s);
+/* Carries out a checked message. *reply is the number of bytes of the payload
+ * to answer with, for a message that has an answer. */
+bool co_vhost_user_handle(struct vhost_user_session *s,
+                          struct vhost_user_message *m, uint32_t *reply,
+                          GError **error);
+/* ---- vhost_user_vring.c ---- */
+
+typedef bool vhost_user_handler_fn(struct vhost_user_session *s,
+                                   struct vhost_user_message *m,
+                                   uint32_t *reply, GError **error);
+
+vhost_user_handler_fn vhost_user_on_set_vring_num, vhost_user_on_set_vring_addr,
+    vhost_user_on_set_vring_base, co_vhost_user_on_get_vring_base,
+    vhost_user_on_set_vring_kick, vhost_user_on_set_vring_call,
+    vhost_user_on_set_vring_err, vhost_user_on_set_vring_enable;
+
+/* The rings of running queues, in memory that has changed. */
+bool vhost_user_relocate_rings(struct vhost_user_session *s, GError **error);
+void vhost_user_drop_kick(struct vhost_user_vring *v);
+/* Stops all queues and forgets them. Suspends. */
+void co_vhost_user_stop_all(struct vhost_user_session *s);
+
+#endif
