@@ -22,6 +22,7 @@ static void graph_free(void *opaque)
     assert(TAILQ_EMPTY(&graph->nodes));
     assert(TAILQ_EMPTY(&graph->backends));
     assert(TAILQ_EMPTY(&graph->jobs));
+    assert(TAILQ_EMPTY(&graph->exports));
     assert(!graph->drain_sections);
     g_free(graph);
 }
@@ -37,6 +38,7 @@ struct graph *graph_current(void)
         TAILQ_INIT(&graph->nodes);
         TAILQ_INIT(&graph->backends);
         TAILQ_INIT(&graph->jobs);
+        TAILQ_INIT(&graph->exports);
         loop_set(loop, LOOP_SLOT_GRAPH, graph, graph_free);
     }
     return graph;

@@ -3,6 +3,7 @@
  */
 #include "block/backend.h"
 #include "block/create_job.h"
+#include "block/export.h"
 #include "block/graph.h"
 #include "block/job.h"
 #include "block/request.h"
@@ -84,6 +85,7 @@ void co_monitor_close_nodes(void)
     struct graph *graph = graph_current();
     struct node *node;
 
+    co_exports_end();
     co_mutex_lock(&graph->change_lock);
     /* Closing one may close others: begin anew after each, youngest first, so
      * that parents go before their children. */

@@ -198,6 +198,13 @@ static void on_write_threshold(void *opaque, const struct node *node,
     monitor_event(QAPI_EVENT_BLOCK_WRITE_THRESHOLD, &data);
 }
 
+static void on_export_deleted(void *opaque, const char *id)
+{
+    struct block_export_deleted_event data = {.id = (char *)id};
+
+    monitor_event(QAPI_EVENT_BLOCK_EXPORT_DELETED, &data);
+}
+
 /* ---- the machine ---- */
 
 static void on_runstate(void *opaque, bool running, enum run_state state)
@@ -218,6 +225,7 @@ static struct block_listener block_events = {
     .io_error = on_io_error,
     .image_corrupted = on_image_corrupted,
     .write_threshold = on_write_threshold,
+    .export_deleted = on_export_deleted,
 };
 
 static struct runstate_listener machine_events = {

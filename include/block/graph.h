@@ -16,10 +16,12 @@
 #include "block/node.h"
 
 struct backend;
+struct export;
 struct job;
 TAILQ_HEAD(node_list, node);
 TAILQ_HEAD(backend_list, backend);
 TAILQ_HEAD(job_list, job);
+TAILQ_HEAD(export_list, export);
 
 /* What hangs on one loop. */
 struct graph {
@@ -27,11 +29,13 @@ struct graph {
     struct node_list nodes;
     struct backend_list backends;
     struct job_list jobs;
-    struct co_queue drain_waiters; /* private */
-    unsigned drain_sections;       /* private: open ones, of nodes and of all */
-    unsigned drain_all;            /* private: open ones of the whole graph */
-    struct co_mutex change_lock;   /* one graph-changing command at a time */
-    uint64_t next_node_number;     /* private: for generated names */
+    struct export_list exports;
+    struct co_queue export_waiters; /* private: an export is gone */
+    struct co_queue drain_waiters;  /* private */
+    unsigned drain_sections;     /* private: open ones, of nodes and of all */
+    unsigned drain_all;          /* private: open ones of the whole graph */
+    struct co_mutex change_lock; /* one graph-changing command at a time */
+    uint64_t next_node_number;   /* private: for generated names */
     int64_t last_ns; /* private: when a request last ended in this round */
     uint64_t visit;  /* private: number of the last graph walk */
 };

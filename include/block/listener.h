@@ -35,6 +35,7 @@ struct block_listener {
                             bool fatal);
     void (*write_threshold)(void *opaque, const struct node *node,
                             int64_t exceeded_by, int64_t threshold);
+    void (*export_deleted)(void *opaque, const char *id);
     void *opaque;
     LIST_ENTRY(block_listener) link; /* private */
 };

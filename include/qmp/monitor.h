@@ -79,8 +79,16 @@ void monitors_set_quit(void (*quit)(void *opaque), void *opaque);
  * there; suspends. */
 bool co_monitor_add_node(const struct blockdev_options *options,
                          GError **error);
-/* Lets go of all nodes that blockdev-add made: the end of the program, when
- * devices and jobs are gone. On the graph's loop; suspends. */
+/* What block-export-add does: first, on the main thread, whether its I/O thread
+ * will do, and then the export, on the graph's loop; takes its change_lock and
+ * suspends. */
+bool monitor_check_export(const struct block_export_options *options,
+                          GError **error);
+bool co_monitor_add_export(const struct block_export_options *options,
+                           GError **error);
+/* Ends all exports, and lets go of all nodes that blockdev-add made: the end of
+ * the program, when devices and jobs are gone. On the graph's loop; suspends.
+ */
 void co_monitor_close_nodes(void);
 
 #endif

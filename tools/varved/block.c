@@ -45,6 +45,38 @@ enum option_result apply_blockdev(struct daemon *d, const char *value,
     return c.ok ? OPTION_OK : OPTION_FAILED;
 }
 
+/* ---- --export ---- */
+
+struct export_call {
+    const struct block_export_options *options;
+    bool ok;
+    GError **error;
+};
+
+static void co_export(void *opaque)
+{
+    struct export_call *c = opaque;
+    c->ok = co_monitor_add_export(c->options, c->error);
+}
+
+enum option_result apply_export(struct daemon *d, const char *value,
+                                GError **error)
+{
+    if (!strcmp(value, "help")) {
+        return error_set(error, "Help is not available for this option");
+    }
+    struct block_export_options *options = qapi_options_parse(
+        &qapi_type_block_export_options, value, "type", error);
+    if (!options) {
+        return OPTION_FAILED;
+    }
+    struct export_call c = {.options = options, .error = error};
+    if (monitor_check_export(options, error)) {
+        daemon_call_graph(d, co_export, &c);
+    }
+    return c.ok ? OPTION_OK : OPTION_FAILED;
+}
+
 /* ---- -drive ---- */
 
 struct drive {

@@ -82,6 +82,7 @@ typedef enum option_result option_fn(struct daemon *d, const char *value,
 option_fn apply_chardev, apply_monitor, apply_mon, apply_qmp,
     apply_qmp_pretty;                                /* chardev.c */
 option_fn apply_blockdev, apply_drive, apply_device; /* block.c */
+option_fn apply_export;                              /* block.c */
 void chardev_free(gpointer chardev);
 
 /* Letters, digits, '-', '.', '_', a letter first; else *error. */

@@ -121,7 +121,10 @@ static const struct option_row rows[] = {
      apply_daemonize},
     {"pidfile", "FILE", "write the process's number to FILE", F, apply_pidfile},
     {"nbd-server", "OPTIONS", NULL, O, apply_unsupported},
-    {"export", "OPTIONS", NULL, O, apply_unsupported},
+    {"export", "OPTIONS",
+     "serve a node: vhost-user-blk,id=ID,node-name=NODE,\naddr.type=unix,"
+     "addr.path=PATH[,writable=on]\n[,num-queues=N][,logical-block-size=N]",
+     O, apply_export},
     {"trace", "OPTIONS", NULL, O, apply_unsupported},
     {"T", "OPTIONS", NULL, O, apply_unsupported},
     {"help", NULL, "show this", F, apply_help},

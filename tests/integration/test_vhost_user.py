@@ -1,0 +1,195 @@
+"""Exports over vhost-user: commands and options, compared with QEMU's."""
+import os
+import socket
+import subprocess
+
+import pytest
+
+from lib import Oracle, Varved, program, same_conversation
+
+MIB = 1 << 20
+
+
+def null_node(name, **more):
+    return ("blockdev-add", {"driver": "null-co", "node-name": name,
+                             "size": MIB, **more})
+
+
+def export(name="e", node="n", path="{dir}/s", **more):
+    return ("block-export-add", {
+        "type": "vhost-user-blk", "id": name, "node-name": node,
+        "addr": {"type": "unix", "path": path},
+        **{k.replace("_", "-"): v for k, v in more.items()}})
+
+
+def delete(name, **more):
+    return ("block-export-del", {"id": name, **more})
+
+
+def socket_files(daemon):
+    return sorted(f for f in os.listdir(daemon.directory)
+                  if f.startswith("s") and f != "stderr")
+
+
+def test_adding_and_removing(pair):
+    same_conversation(*pair, [
+        null_node("n"), null_node("ro", **{"read-only": True}),
+        export(), export(), export("e2", path="{dir}/s2", writable=True,
+                                   num_queues=4, logical_block_size=4096,
+                                   writethrough=True),
+        export("e3", node="ro", path="{dir}/s3"),
+        "query-block-exports", socket_files,
+        ("blockdev-del", {"node-name": "ro"}),
+        delete("e3"), delete("e3"), ("blockdev-del", {"node-name": "ro"}),
+        delete("nosuch"), delete("e", mode="bad"), delete("e", mode="hard"),
+        "query-block-exports", socket_files, export("e", path="{dir}/s3"),
+        delete("e2", mode="safe"), "query-block-exports", "query-block",
+    ])
+
+
+def test_what_is_refused(pair):
+    add = "block-export-add"
+    vhost = {"type": "vhost-user-blk", "id": "e", "node-name": "n"}
+    same_conversation(*pair, [
+        null_node("n"), null_node("ro", **{"read-only": True}),
+        (add, {}), (add, {"type": "vhost-user-blk"}), (add, vhost),
+        (add, {"type": "nosuch", "id": "e", "node-name": "n"}),
+        (add, {**vhost, "addr": {"type": "inet", "host": "x", "port": "0"}}),
+        (add, {**vhost, "addr": {"type": "vsock", "cid": "1", "port": "1"}}),
+        (add, {**vhost, "addr": {"type": "unix"}}),
+        (add, {**vhost, "addr": "x"}),
+        export("0e"), export(""), export("a b"), export(node="nosuch"),
+        export(node="ro", writable=True), export(bogus=1),
+        export(path="{dir}/nodir/s"), export(path="/tmp/" + "x" * 150),
+        export(num_queues=0), export(num_queues=65536), export(num_queues=-1),
+        export(logical_block_size=100), export(logical_block_size=768),
+        export(logical_block_size=4 * MIB), export(iothread="nosuch"),
+        export(logical_block_size=0), "query-block-exports", socket_files,
+    ])
+
+
+OPTIONS = [
+    "vhost-user-blk,id=e,node-name=x", "foo", "help",
+    "vhost-user-blk,id=e,addr.type=unix,addr.path=s",
+    "vhost-user-blk,id=e,node-name=x,addr.type=unix,addr.path=s",
+    "vhost-user-blk,id=e,node-name=x,addr.type=unix,addr.path=s,writable=maybe",
+    "vhost-user-blk,id=e,node-name=x,addr.type=unix,addr.path=s,bogus=1",
+    "vhost-user-blk,id=e,node-name=x,addr.type=unix,addr.path=s,num-queues=a",
+    "vhost-user-blk,id=e,node-name=x,addr=1",
+]
+
+
+@pytest.mark.parametrize("text", OPTIONS)
+def test_option_that_is_refused(tmp_path, text):
+    answers = []
+    for name in ("varved", "qemu-storage-daemon"):
+        done = subprocess.run([program(name), "--export", text], cwd=tmp_path,
+                              capture_output=True, text=True, timeout=20,
+                              check=False)
+        answers.append((done.returncode,
+                        done.stderr.replace(name + ": ", "")))
+    assert answers[0] == answers[1]
+
+
+def features(path):
+    """What a back-end answers to GET_FEATURES."""
+    with socket.socket(socket.AF_UNIX) as s:
+        s.settimeout(10)
+        s.connect(path)
+        s.sendall((1).to_bytes(4, "little") + (1).to_bytes(4, "little") +
+                  bytes(4))
+        answer = s.recv(20, socket.MSG_WAITALL)
+    assert len(answer) == 20
+    return int.from_bytes(answer[12:], "little")
+
+
+def feature_names(value):
+    """Features that make a difference for a guest; what only one of both
+    programs can do besides is no matter."""
+    names = {1: "SIZE_MAX", 2: "SEG_MAX", 5: "RO", 6: "BLK_SIZE", 9: "FLUSH",
+             10: "TOPOLOGY", 11: "CONFIG_WCE", 12: "MQ", 13: "DISCARD",
+             14: "WRITE_ZEROES", 28: "INDIRECT_DESC", 29: "EVENT_IDX",
+             30: "PROTOCOL_FEATURES", 32: "VERSION_1"}
+    return {name for bit, name in names.items() if value >> bit & 1}
+
+
+@pytest.mark.parametrize("more", [(), ("writable=on",),
+                                  ("writable=on", "num-queues=4")])
+def test_features_are_those_of_the_other(start, more):
+    offered = []
+    for kind in (Varved, Oracle):
+        daemon = start(kind, "--blockdev",
+                       f"null-co,node-name=n,size={MIB}", "--export",
+                       ",".join(("vhost-user-blk,id=e,node-name=n,"
+                                 "addr.type=unix,addr.path=s", *more)))
+        offered.append(feature_names(features(daemon.path("s"))))
+    # A queue alone needs no MQ; a disk that cannot be written no discard.
+    optional = {"SIZE_MAX", "MQ", "DISCARD", "WRITE_ZEROES"}
+    assert offered[0] - optional == offered[1] - optional
+    assert ("MQ" in offered[0]) == ("num-queues=4" in more)
+    assert ("DISCARD" in offered[0]) == bool(more)
+
+
+def test_socket_that_was_passed(tmp_path):
+    path = str(tmp_path / "s")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(path)
+        listener.listen(1)
+        daemon = subprocess.Popen(
+            [program("varved"), "--blockdev", "null-co,node-name=n,size=1M",
+             "--export", "vhost-user-blk,id=e,node-name=n,addr.type=fd,"
+             f"addr.str={listener.fileno()}",
+             "--chardev", "stdio,id=c", "--monitor", "c"],
+            pass_fds=[listener.fileno()], stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL)
+        try:
+            assert features(path)
+            daemon.communicate(b'{"execute": "qmp_capabilities"}'
+                               b'{"execute": "quit"}', timeout=20)
+            assert daemon.returncode == 0
+        finally:
+            daemon.kill()
+            daemon.wait()
+    assert os.path.exists(path)  # whoever made it removes it
+
+
+@pytest.mark.parametrize("number,error", [
+    ("99", "File descriptor '99': Bad file descriptor"),
+    ("0", "File descriptor '0': Socket operation on non-socket"),
+    ("name", "'name' is no number of a file descriptor")])
+def test_descriptor_that_will_not_do(start, number, error):
+    daemon = start(Varved)
+    daemon.command("blockdev-add", driver="null-co", node_name="n", size=MIB)
+    answer = daemon.call("block-export-add", {
+        "type": "vhost-user-blk", "id": "e", "node-name": "n",
+        "addr": {"type": "fd", "str": number}})
+    assert answer["error"]["desc"] == error
+
+
+def test_safe_removal_spares_clients(start):
+    daemon = start(Varved)
+    daemon.command("blockdev-add", driver="null-co", node_name="n", size=MIB)
+    daemon.command(*export(path=daemon.path("s")))
+    with socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(10)
+        client.connect(daemon.path("s"))
+        client.sendall((1).to_bytes(4, "little") * 2 + bytes(4))
+        assert len(client.recv(20, socket.MSG_WAITALL)) == 20
+        answer = daemon.call("block-export-del", id="e")
+        assert answer["error"]["desc"] == "export 'e' still in use"
+        daemon.command("block-export-del", id="e", mode="hard")
+        daemon.qmp.wait_event("BLOCK_EXPORT_DELETED", id="e")
+        assert client.recv(1) == b""
+    assert daemon.command("query-block-exports") == []
+
+
+def test_iothread_is_a_wish(start):
+    daemon = start(Varved)
+    daemon.command("blockdev-add", driver="null-co", node_name="n", size=MIB)
+    daemon.command("object-add", {"qom-type": "iothread", "id": "io0"})
+    daemon.command(*export(path=daemon.path("s"), iothread="io0"))
+    name, arguments = export("e2", path=daemon.path("s2"), iothread="io0",
+                             fixed_iothread=True)
+    answer = daemon.call(name, arguments)
+    assert answer["error"]["desc"] == \
+        "Node 'n' cannot be moved to iothread \"io0\""
