@@ -1,0 +1,155 @@
+/*
+ * human-monitor-command, for the one line that scripts need of the monitor for
+ * people: qemu-io BACKEND "COMMAND".
+ *
+ * What the line prints is the answer, up to a limit, because "read -v" prints
+ * several times what it reads. The command's permissions are the backend's only
+ * while it runs. On the graph's loop but for the handler.
+ */
+#include <stdio.h>
+#include <string.h>
+
+#include "block/backend.h"
+#include "block/graph.h"
+#include "block/io_command.h"
+#include "qmp/commands.h"
+#include "qmp/visit.h"
+#include "util/error.h"
+
+#define ANSWER_BYTES_MAX ((size_t)1 << 20)
+
+/* ---- a stream into memory ---- */
+
+static ssize_t answer_write(void *cookie, const char *data, size_t bytes)
+{
+    GString *answer = cookie;
+    size_t room = ANSWER_BYTES_MAX - answer->len;
+
+    g_string_append_len(answer, data, (gssize)MIN(bytes, room));
+    return (ssize_t)bytes;
+}
+
+static FILE *answer_open(GString *answer)
+{
+    FILE *file = fopencookie(answer, "w",
+                             (cookie_io_functions_t){.write = answer_write});
+
+    g_assert(file);
+    return file;
+}
+
+/* ---- qemu-io ---- */
+
+static struct backend *find_device(const char *id, GError **error)
+{
+    struct backend *b;
+
+    TAILQ_FOREACH (b, &graph_current()->backends, link) {
+        if (b->device_id && !strcmp(b->device_id, id)) {
+            return backend_ref(b);
+        }
+    }
+    error_set(error, "Device '%s' not found", id);
+    return NULL;
+}
+
+/* A reference to the backend of that name, or to one of our own on the node. */
+static struct backend *co_find(const char *name, bool is_device, GError **error)
+{
+    if (is_device) {
+        return find_device(name, error);
+    }
+    struct backend *b = backend_find(name, NULL);
+    if (b) {
+        return backend_ref(b);
+    }
+    struct node *node = node_lookup(name, name, error);
+    return node ? co_backend_new(NULL, node, 0, PERM_ALL, error) : NULL;
+}
+
+static void co_run_io(struct backend *b, const char *line, FILE *out)
+{
+    unsigned perm = b->root ? b->root->perm : 0;
+    unsigned shared = b->root ? b->root->shared : 0;
+    struct io_session session = {
+        .backend = b,
+        .out = out,
+        .err = out,
+        .program = "qemu-io",
+    };
+    g_autoptr(GError) error = NULL;
+
+    if (b->root &&
+        !co_backend_set_perm(b, perm | PERM_CONSISTENT_READ, shared, &error)) {
+        io_fail(&session, &error);
+        return;
+    }
+    co_io_command(&session, line);
+    co_io_session_drain(&session);
+    if (b->root) {
+        /* Giving back what was taken cannot fail. */
+        bool ok = co_backend_set_perm(b, perm, shared, NULL);
+        g_assert(ok);
+    }
+}
+
+static bool co_qemu_io(char *const *word, int n, FILE *out, GError **error)
+{
+    bool is_device = n > 1 && !strcmp(word[1], "-d");
+    int first = is_device ? 2 : 1;
+
+    if (n != first + 2) {
+        fprintf(out, "qemu-io: %s\r\n",
+                n <= first       ? "block device name expected"
+                : n == first + 1 ? "string expected"
+                                 : "extraneous characters at the end of line");
+        return true;
+    }
+    struct backend *b = co_find(word[first], is_device, error);
+    if (!b) {
+        return false;
+    }
+    co_run_io(b, word[first + 1], out);
+    co_backend_unref(b);
+    return true;
+}
+
+/* ---- the monitor ---- */
+
+static bool co_line(const void *args, void *result, GError **error)
+{
+    g_auto(GStrv) word = NULL;
+    GError *why = NULL;
+    int n = 0;
+    FILE *out = result;
+
+    if (!g_shell_parse_argv(args, &n, &word, &why)) {
+        bool empty =
+            g_error_matches(why, G_SHELL_ERROR, G_SHELL_ERROR_EMPTY_STRING);
+        if (!empty) {
+            fprintf(out, "Error: %s\r\n", why->message);
+        }
+        g_error_free(why);
+        return true;
+    }
+    if (strcmp(word[0], "qemu-io")) {
+        fprintf(out, "unknown command: '%s'\r\n", word[0]);
+        return true;
+    }
+    if (!co_qemu_io(word, n, out, &why)) {
+        fprintf(out, "Error: %s\r\n", why->message);
+        g_error_free(why);
+    }
+    return true;
+}
+
+char *qmp_human_monitor_command(const struct human_monitor_command_args *args,
+                                GError **errp)
+{
+    g_autoptr(GString) answer = g_string_new(NULL);
+    FILE *out = answer_open(answer);
+
+    co_visit_change(co_line, args->command_line, out, errp);
+    fclose(out);
+    return g_utf8_make_valid(answer->str, (gssize)answer->len);
+}

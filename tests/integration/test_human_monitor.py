@@ -1,0 +1,80 @@
+"""The line of the monitor for people that scripts use: qemu-io."""
+import pytest
+
+from lib import SystemOracle, Varved, same_conversation
+
+MIB = 1 << 20
+
+
+def human(line):
+    return ("human-monitor-command", {"command-line": line})
+
+
+@pytest.fixture
+def daemons(start):
+    made = []
+    for kind in (Varved, SystemOracle):
+        daemon = start.prepare(kind)
+        with open(daemon.path("disk.img"), "wb") as f:
+            f.truncate(MIB)
+        daemon.args += ["-drive", "file=disk.img,format=raw,if=none,id=drive0,"
+                        "node-name=n0", "-drive", "file=disk.img,format=raw,"
+                        "if=none,id=ro,readonly=on,file.locking=off"]
+        made.append(daemon.start())
+    return made
+
+
+@pytest.mark.parametrize("line", [
+    "", "nosuch", "nosuch 1 2", "qemu-io", "qemu-io drive0", "qemu-io -d",
+    "qemu-io -d nobody flush"])
+def test_lines_that_say_something(daemons, line):
+    """But for who else may be asked for help."""
+    ours, theirs = [d.command(*human(line)) for d in daemons]
+    assert ours == theirs.replace(
+        'Try "help qemu-io" for more information\r\n', "")
+
+
+def test_requests_reach_the_disk(daemons):
+    def content(daemon):
+        return daemon.image_content("disk.img", "raw")
+
+    def io(line):
+        def step(daemon):
+            daemon.command(*human(f'qemu-io drive0 "{line}"'))
+        step.__name__ = line
+        return step
+    same_conversation(*daemons, [
+        ("block-dirty-bitmap-add", {"node": "drive0", "name": "b"}),
+        io("write -P 7 64k 128k"), content, io("write -z 64k 64k"), content,
+        io("aio_write -P 3 0 64k"), io("discard 512k 64k"), io("flush"),
+        io("read -P 9 0 64k"), io("nosuch"), io("write 0 64M"), content,
+        io("truncate 2M"), io("quit"), "query-status",
+        ("x-debug-block-dirty-bitmap-sha256", {"node": "drive0", "name": "b"}),
+        lambda d: d.command("query-block")[0]["inserted"]["dirty-bitmaps"]])
+
+
+def test_what_the_command_prints_is_the_answer(daemons):
+    varved = daemons[0]
+
+    def say(line):
+        return varved.command(*human(line))
+    assert say('qemu-io drive0 "write -P 7 0 64k"').startswith(
+        "wrote 65536/65536 bytes at offset 0\n64 KiB, 1 ops; ")
+    assert say('qemu-io n0 "read -P 7 0 64k"').startswith("read 65536/65536 ")
+    assert "Pattern verification failed" in say(
+        'qemu-io drive0 "read -P 8 0 64k"')
+    assert say("qemu-io drive0 length") == "1 MiB\n"
+    assert say('qemu-io ro "write 0 512"') == \
+        "qemu-io: Block node is read-only\n"
+    assert say("qemu-io nobody flush").startswith("Error: Cannot find device")
+    assert say('qemu-io "drive0').startswith("Error: ")
+    assert len(say('qemu-io drive0 "read -v 0 1M"')) == MIB
+
+
+def test_permissions_are_given_back(daemons):
+    varved = daemons[0]
+    varved.command(*human('qemu-io drive0 "write 0 64k"'))
+    varved.command(*human('qemu-io n0 "write 0 64k"'))
+    varved.command("blockdev-add", driver="raw", node_name="alone", file="n0")
+    varved.command("blockdev-del", node_name="alone")
+    varved.command("block_resize", device="drive0", size=2 * MIB)
