@@ -106,11 +106,12 @@ static bool invoke(struct request *r, enum request_rules rules,
 static struct json_object *error_object(const GError *error)
 {
     struct json_object *json = json_object_new_object();
+    int length = (int)error_desc_length(error);
 
     json_object_object_add(json, "class",
                            json_object_new_string(error_class_str(error)));
     json_object_object_add(json, "desc",
-                           json_object_new_string(error->message));
+                           json_object_new_string_len(error->message, length));
     return json;
 }
 
@@ -120,9 +121,8 @@ struct json_object *co_request_execute(struct request *r,
     struct json_object *answer = json_object_new_object();
     struct json_object *result = NULL;
 
-    if (!r->error && !invoke(r, rules, &result, &r->error)) {
-        /* What follows on a line of its own is a hint for people. */
-        r->error->message[strcspn(r->error->message, "\n")] = '\0';
+    if (!r->error) {
+        invoke(r, rules, &result, &r->error);
     }
     if (r->error) {
         json_object_object_add(answer, "error", error_object(r->error));

@@ -9,6 +9,7 @@
 #define VARVE_UTIL_ERROR_H
 
 #include <stdbool.h>
+#include <stddef.h>
 
 #include <glib.h>
 
@@ -27,10 +28,7 @@ enum error_class {
 /* "GenericError", "DeviceNotFound", ...; any foreign GError is generic. */
 const char *error_class_str(const GError *error);
 
-/* A message is one line; a hint for people may follow on a second one, which
- * QMP leaves out.
- *
- * Set *error (if error is not NULL) and return false, so that a failing
+/* Set *error (if error is not NULL) and return false, so that a failing
  * function can say `return error_set(error, ...)`. */
 bool error_set(GError **error, const char *fmt, ...) G_GNUC_PRINTF(2, 3);
 bool error_set_class(GError **error, enum error_class cls, const char *fmt, ...)
@@ -39,5 +37,10 @@ bool error_set_class(GError **error, enum error_class cls, const char *fmt, ...)
  * after the message. */
 bool error_set_errno(GError **error, int errnum, const char *fmt, ...)
     G_GNUC_PRINTF(3, 4);
+/* Adds a line for people to an error that is set: what they might do. QMP leaves
+ * it out. Nothing happens if error is NULL. */
+void error_add_hint(GError **error, const char *fmt, ...) G_GNUC_PRINTF(2, 3);
+/* Bytes of the message without the hint. */
+size_t error_desc_length(const GError *error);
 
 #endif

@@ -48,6 +48,19 @@ static void classes_have_the_names_of_qmp(void **state)
     }
 }
 
+static void hint_is_not_part_of_the_description(void **state)
+{
+    g_autoptr(GError) error = NULL;
+
+    error_set_class(&error, ERROR_DEVICE_NOT_FOUND, "no 'a\nb'");
+    assert_int_equal(error_desc_length(error), strlen("no 'a\nb'"));
+    error_add_hint(&error, "Is there %s?", "c");
+    assert_string_equal(error->message, "no 'a\nb'\nIs there c?");
+    assert_int_equal(error_desc_length(error), strlen("no 'a\nb'"));
+    assert_string_equal(error_class_str(error), "DeviceNotFound");
+    error_add_hint(NULL, "nobody listens");
+}
+
 static void foreign_errors_are_generic(void **state)
 {
     g_autoptr(GError) io =
@@ -79,6 +92,7 @@ int main(void)
         cmocka_unit_test(set_returns_false_and_formats),
         cmocka_unit_test(no_error_wanted_is_fine),
         cmocka_unit_test(classes_have_the_names_of_qmp),
+        cmocka_unit_test(hint_is_not_part_of_the_description),
         cmocka_unit_test(foreign_errors_are_generic),
         cmocka_unit_test(errno_text_follows_the_message_for_either_sign),
     };

@@ -113,10 +113,9 @@ static void unlock_bits(int fd, off_t base, unsigned drop)
 static bool refuse(const char *prefix, int perm, const char *filename,
                    GError **error)
 {
-    return error_set(error,
-                     "Failed to get %s\"%s\" lock\n"
-                     "Is another process using the image [%s]?",
-                     prefix, perm_names[perm], filename);
+    error_set(error, "Failed to get %s\"%s\" lock", prefix, perm_names[perm]);
+    error_add_hint(error, "Is another process using the image [%s]?", filename);
+    return false;
 }
 
 bool file_lock_prepare(struct file_state *s, const char *filename,
