@@ -28,7 +28,7 @@ echo "@ready" >&3
 while read -r line <&3; do
     eval "$line" >/out 2>&1 </dev/null
     status=$?
-    cat /out >&3
+    echo "$(cat /out)" >&3
     echo "@status $status" >&3
 done
 """ % " ".join(MODULES)
@@ -94,7 +94,8 @@ def initramfs(release):
 class LinuxGuest:
     """A machine with a disk for each vhost-user socket: /dev/vda, ..."""
 
-    def __init__(self, directory, sockets, queues=1, timeout=60):
+    def __init__(self, directory, sockets, queues=None, processors=1,
+                 timeout=60):
         os.makedirs(directory, exist_ok=True)
         self.directory = str(directory)
         self.timeout = timeout
@@ -105,7 +106,8 @@ class LinuxGuest:
         # Connected before the start, so that nothing has to be waited for.
         self.channel, theirs = socket.socketpair()
         argv = ["qemu-system-x86_64", "-accel", "tcg", "-machine",
-                "q35,memory-backend=mem,hpet=off", "-cpu", "max", "-smp", "1",
+                "q35,memory-backend=mem,hpet=off", "-cpu", "max", "-smp",
+                str(processors),
                 "-object", "memory-backend-memfd,id=mem,size=160M,share=on",
                 "-m", "160M", "-nodefaults", "-no-user-config", "-nographic",
                 "-no-reboot", "-kernel", path, "-initrd", initrd, "-append",
@@ -118,7 +120,7 @@ class LinuxGuest:
         for i, path in enumerate(sockets):
             argv += ["-chardev", f"socket,id=disk{i},path={path}",
                      "-device", f"vhost-user-blk-pci,chardev=disk{i},"
-                     f"num-queues={queues}"]
+                     f"num-queues={queues[i] if queues else 1}"]
         self.stderr_path = os.path.join(self.directory, "stderr")
         with open(self.stderr_path, "wb") as stderr:
             self.process = subprocess.Popen(
