@@ -176,6 +176,39 @@ def test_info_by_options(images):
          '"filename":"a.qcow2"}}')
 
 
+# ---- map ----
+
+
+@pytest.mark.parametrize("image", ["a.raw", "a.qcow2", "o.qcow2", "old.qcow2",
+                                   "empty"])
+@pytest.mark.parametrize("args", [
+    [], ["--output=json"], ["--output=json", "-s", "100k", "-l", "300k"],
+    ["--output=json", "--start-offset=1000G"], ["--max-length=64k"]],
+    ids=" ".join)
+def test_map(images, image, args):
+    both(images, "map", *args, image)
+
+
+def test_map_of_compressed_clusters_and_of_an_overlay(images):
+    for directory in images.values():
+        run("qemu-img", directory, "convert", "-c", "-O", "qcow2", "a.qcow2",
+            "c.qcow2", check=0)
+        run("qemu-img", directory, "create", "-q", "-f", "qcow2", "-b",
+            "c.qcow2", "-F", "qcow2", "over.qcow2", "10M", check=0)
+        qemu_io(directory, "over.qcow2", "write -z 0 64k",
+                "write -z -u 64k 64k", "write 128k 128k", fmt="qcow2")
+    for image in ("c.qcow2", "over.qcow2"):
+        both(images, "map", image)
+        both(images, "map", "--output=json", image)
+
+
+@pytest.mark.parametrize("args", [
+    ["missing"], ["--output=nonsense", "a.raw"], ["-s", "x", "a.raw"],
+    ["-l", "-1", "a.raw"], [], ["a.raw", "a.qcow2"]], ids=" ".join)
+def test_map_refuses(images, args):
+    both(images, "map", *args)
+
+
 # ---- compare ----
 
 
@@ -235,7 +268,7 @@ def test_help_everywhere(sides):
     directory = sides["varve-img"]
     names = re.findall(r"(?m)^  (\w+) ", run(
         "varve-img", directory, "--help", check=0).stdout)
-    assert {"create", "info", "compare", "convert"} <= set(names)
+    assert {"create", "info", "compare", "convert", "map"} <= set(names)
     for name in names:
         said = run("varve-img", directory, name, "--help", check=0).stdout
         assert said.startswith(f"usage: varve-img {name}") and "example" in said

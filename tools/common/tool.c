@@ -71,14 +71,15 @@ int tool_run(int (*co_body)(void *opaque), void *opaque)
     return r.status;
 }
 
-bool tool_parse_size(const char *text, int64_t *bytes)
+bool tool_parse_size(const char *what, const char *text, int64_t *bytes)
 {
     g_autoptr(GError) error = NULL;
     uint64_t value;
 
     if (!keyval_parse_size(text, &value, &error) || value > INT64_MAX) {
-        tool_error("Invalid image size specified. You may use k, M, G, T, P or "
-                   "E suffixes for");
+        tool_error("Invalid %s specified. You may use k, M, G, T, P or E "
+                   "suffixes for",
+                   what);
         tool_error("kilobytes, megabytes, gigabytes, terabytes, petabytes and "
                    "exabytes.");
         return false;

@@ -21,8 +21,9 @@ int tool_fail_at(const char *prefix, GError **error);
  * returned. Nodes that it opened must be closed by then. */
 int tool_run(int (*co_body)(void *opaque), void *opaque);
 
-/* A size as people type it; prints the error and returns false. */
-bool tool_parse_size(const char *text, int64_t *bytes);
+/* A size as people type it; prints the error, in which `what` says what it is
+ * of, and returns false. */
+bool tool_parse_size(const char *what, const char *text, int64_t *bytes);
 
 /* "1.5 MiB", with three significant digits as qemu-img prints sizes. */
 char *tool_size_text(int64_t bytes);

@@ -258,7 +258,7 @@ static bool parse_tasks(const char *text, unsigned *tasks)
 
 static bool parse_sparse(const char *text, int64_t *sparse)
 {
-    if (!tool_parse_size(text, sparse)) {
+    if (!tool_parse_size("image size", text, sparse)) {
         return false;
     }
     if (*sparse &&

@@ -143,7 +143,7 @@ static bool sort_options(struct create *c, const char *text, GError **error)
         const struct keyval *kv = g_ptr_array_index(list, i);
 
         if (!strcmp(kv->key, "size")) {
-            if (!tool_parse_size(kv->value, &c->params.size)) {
+            if (!tool_parse_size("image size", kv->value, &c->params.size)) {
                 return error_set(error, "Parameter 'size' expects a size");
             }
         } else if (!strcmp(kv->key, "backing_file")) {
@@ -264,7 +264,8 @@ static int create_run(int argc, char **argv)
         return img_usage_error("Expecting image file name");
     }
     c.filename = argv[optind++];
-    if (optind < argc && !tool_parse_size(argv[optind++], &c.params.size)) {
+    if (optind < argc &&
+        !tool_parse_size("image size", argv[optind++], &c.params.size)) {
         return 1;
     }
     if (optind < argc) {
