@@ -52,9 +52,15 @@ bool vhost_client_connect(struct vhost_client *c, const char *path,
     for (unsigned i = 0; i < VHOST_CLIENT_MAX_QUEUES; i++) {
         c->queues[i].kick = c->queues[i].call = c->queues[i].err = -1;
     }
+    socklen_t size = sizeof(addr);
+
     g_strlcpy(addr.sun_path, path, sizeof(addr.sun_path));
+    if (*path == '@') {
+        addr.sun_path[0] = 0;
+        size = offsetof(struct sockaddr_un, sun_path) + strlen(path);
+    }
     c->socket = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    return connect(c->socket, (struct sockaddr *)&addr, sizeof(addr)) == 0;
+    return connect(c->socket, (struct sockaddr *)&addr, size) == 0;
 }
 
 static void close_fd(int *fd)

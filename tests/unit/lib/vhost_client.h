@@ -39,7 +39,8 @@ struct vhost_client {
     uint64_t ram_bytes, region_bytes; /* one region a queue */
 };
 
-/* wait NULL: sleeps until something may have come. */
+/* path "@name" is in the abstract name space. wait NULL: sleeps until something
+ * may have come. */
 bool vhost_client_connect(struct vhost_client *c, const char *path,
                           void (*wait)(void *opaque), void *opaque);
 void vhost_client_close(struct vhost_client *c);

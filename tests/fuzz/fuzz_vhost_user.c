@@ -1,0 +1,204 @@
+/*
+ * A hostile vhost-user front-end against the server.
+ *
+ * The input is a list of messages, mostly well-formed: request, flags, small
+ * values in the payload, descriptors of the right or of a wrong kind; between
+ * them kicks, pokes into the shared memory and cuts of its file. Besides what
+ * the sanitizers see: an honest front-end is served afterwards.
+ */
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <glib.h>
+
+#include "aio/loop.h"
+#include "hw/runstate.h"
+#include "hw/vhost_user_blk.h"
+#include "tests/unit/lib/guest_disk.h"
+#include "tests/unit/lib/vhost_client.h"
+
+#define CHECK(x)     \
+    do {             \
+        if (!(x)) {  \
+            abort(); \
+        }            \
+    } while (0)
+
+enum { QUEUE = 8, MAX_STEPS = 60 };
+
+static struct loop *loop;
+static char *path, *name; /* the same, as client and server want it */
+static struct vhost_client client;
+
+struct script {
+    const uint8_t *at;
+    size_t left;
+};
+
+static uint8_t u8(struct script *s)
+{
+    if (!s->left) {
+        return 0;
+    }
+    s->left--;
+    return *s->at++;
+}
+
+static void pass(void *opaque)
+{
+    loop_pass(loop, false);
+}
+
+static void settle(void)
+{
+    for (unsigned i = 0; i < 12; i++) {
+        loop_pass(loop, false);
+    }
+}
+
+static GLogWriterOutput silence(GLogLevelFlags level, const GLogField *fields,
+                                gsize n, gpointer opaque)
+{
+    return G_LOG_WRITER_HANDLED;
+}
+
+static void co_set_up(void *opaque)
+{
+    struct virtio_blk_props props = {.num_queues = 2, .queue_size = QUEUE};
+    struct vhost_user_address address = {
+        .path = path, .abstract = true, .fd = -1};
+
+    co_guest_disk_new(128 * 1024, false);
+    CHECK(
+        co_vhost_user_server_new("fuzz", &props, disk.backend, &address, NULL));
+    co_vm_start();
+}
+
+static void set_up(void)
+{
+    g_log_set_writer_func(silence, NULL, NULL);
+    loop = loop_new("fuzz", LOOP_CLOCK_SIMULATED);
+    path = g_strdup_printf("varve-fuzz-%d", getpid());
+    name = g_strconcat("@", path, NULL);
+    loop_run_co(loop, co_set_up, NULL);
+    loop_bind(loop);
+}
+
+/* A number that is small, at a border, or an address of the memory. */
+static uint64_t value(struct script *s)
+{
+    uint8_t kind = u8(s);
+    uint64_t n = u8(s);
+
+    switch (kind % 6) {
+    case 0:
+        return n;
+    case 1:
+        return n << (kind / 6);
+    case 2:
+        return VHOST_CLIENT_USER + n * 16;
+    case 3:
+        return VHOST_CLIENT_GPA + n * 4096;
+    case 4:
+        return client.region_bytes - n;
+    default:
+        return ~n;
+    }
+}
+
+static void message(struct script *s)
+{
+    static const uint32_t sizes[] = {0, 8, 40, 12, 13, 72};
+    uint32_t request = u8(s) % 42, size = u8(s), flags = u8(s) & 0xc;
+    uint32_t bytes = size < 200 ? sizes[size % G_N_ELEMENTS(sizes)] : size;
+    uint64_t payload[40] = {0};
+    unsigned n = 0, want = u8(s);
+    int fds[3];
+
+    for (unsigned i = 0; i < 6 && s->left; i++) {
+        payload[i] = want & 64 ? value(s) : u8(s) | (uint64_t)u8(s) << 32;
+    }
+    for (; n < want % 4 && n < G_N_ELEMENTS(fds); n++) {
+        fds[n] = want & 16 && client.ram_fd >= 0
+                     ? dup(client.ram_fd)
+                     : eventfd(want & 32, EFD_CLOEXEC | EFD_NONBLOCK);
+    }
+    vhost_client_send(&client, request, flags, payload, MIN(bytes, 320), fds,
+                      n);
+    while (n--) {
+        close(fds[n]);
+    }
+}
+
+static void step(struct script *s)
+{
+    uint8_t what = u8(s);
+
+    switch (what % 8) {
+    case 0:
+        settle();
+        break;
+    case 1:
+        if (client.queues[0].kick >= 0) {
+            eventfd_write(client.queues[what & 8 ? 1 : 0].kick, 1);
+        }
+        break;
+    case 2: { /* the rings and what is next to them */
+        uint8_t at = u8(s), byte = u8(s);
+
+        if (client.ram && lseek(client.ram_fd, 0, SEEK_END) > 4096) {
+            client.ram[at * 4] = byte;
+        }
+        break;
+    }
+    case 3:
+        if (what & 64 && client.ram_fd >= 0) {
+            CHECK(!ftruncate(client.ram_fd, what & 128 ? 0 : 8192));
+        }
+        break;
+    default:
+        message(s);
+    }
+}
+
+static void reconnect(void)
+{
+    vhost_client_close(&client);
+    settle();
+    CHECK(vhost_client_connect(&client, name, pass, NULL));
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+    struct script s = {data, size};
+    uint8_t buf[512] = {1};
+
+    if (!loop) {
+        set_up();
+    }
+    CHECK(vhost_client_connect(&client, name, pass, NULL));
+    uint8_t start = u8(&s);
+    if (start & 1) {
+        CHECK(vhost_client_start(&client, 2, QUEUE));
+    } else if (start & 2) {
+        CHECK(vhost_client_negotiate(&client, 0, 0));
+    }
+    for (unsigned i = 0; s.left && i < MAX_STEPS; i++) {
+        step(&s);
+    }
+    settle();
+    reconnect();
+    CHECK(vhost_client_start(&client, 1, QUEUE));
+    CHECK(vhost_client_io(&client, 0, VIRTIO_BLK_T_OUT, 3, buf, 512) == 0);
+    CHECK(disk.data[3 * 512] == 1);
+    vhost_client_close(&client);
+    settle();
+    return 0;
+}
