@@ -37,8 +37,8 @@ bool error_set_class(GError **error, enum error_class cls, const char *fmt, ...)
  * after the message. */
 bool error_set_errno(GError **error, int errnum, const char *fmt, ...)
     G_GNUC_PRINTF(3, 4);
-/* Adds a line for people to an error that is set: what they might do. QMP leaves
- * it out. Nothing happens if error is NULL. */
+/* Adds a line for people to an error that is set: what they might do. QMP
+ * leaves it out. Nothing happens if error is NULL. */
 void error_add_hint(GError **error, const char *fmt, ...) G_GNUC_PRINTF(2, 3);
 /* Bytes of the message without the hint. */
 size_t error_desc_length(const GError *error);

@@ -98,7 +98,8 @@ def features(path):
         s.connect(path)
         s.sendall((1).to_bytes(4, "little") + (1).to_bytes(4, "little") +
                   bytes(4))
-        answer = s.recv(20, socket.MSG_WAITALL)
+        with s.makefile("rb") as stream:
+            answer = stream.read(20)
     assert len(answer) == 20
     return int.from_bytes(answer[12:], "little")
 
