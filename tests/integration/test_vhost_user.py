@@ -175,7 +175,8 @@ def test_safe_removal_spares_clients(start):
         client.settimeout(10)
         client.connect(daemon.path("s"))
         client.sendall((1).to_bytes(4, "little") * 2 + bytes(4))
-        assert len(client.recv(20, socket.MSG_WAITALL)) == 20
+        with client.makefile("rb") as stream:
+            assert len(stream.read(20)) == 20
         answer = daemon.call("block-export-del", id="e")
         assert answer["error"]["desc"] == "export 'e' still in use"
         daemon.command("block-export-del", id="e", mode="hard")
