@@ -61,10 +61,15 @@ bool co_qcow2_wait_allocation(struct qcow2 *s, int64_t offset, int64_t bytes)
     return true;
 }
 
-static void allocation_end(struct alloc_write *w)
+void qcow2_allocation_begin(struct qcow2 *s, struct allocation *a)
 {
-    TAILQ_REMOVE(&w->s->allocations, &w->a, link);
-    co_queue_wake_all(&w->a.waiters);
+    TAILQ_INSERT_TAIL(&s->allocations, a, link);
+}
+
+void qcow2_allocation_end(struct qcow2 *s, struct allocation *a)
+{
+    TAILQ_REMOVE(&s->allocations, a, link);
+    co_queue_wake_all(&a->waiters);
 }
 
 /* ---- which clusters, and how --------------------------------------------- */
@@ -147,7 +152,7 @@ static int co_begin(struct alloc_write *w, int64_t offset, int64_t bytes)
     w->head_zero = entry_reads_zero(s, entries[0], start);
     w->tail_zero =
         entry_reads_zero(s, entries[n - 1], w->a.end - s->cluster_size);
-    TAILQ_INSERT_TAIL(&s->allocations, &w->a, link);
+    qcow2_allocation_begin(s, &w->a);
     return 0;
 }
 
@@ -299,19 +304,6 @@ static int co_fill(struct alloc_write *w, int64_t offset,
 
 /* ---- the L2 entries ------------------------------------------------------ */
 
-/* What the old entry stood for loses a reference. */
-static void free_old(struct qcow2 *s, uint64_t entry)
-{
-    struct mapping m;
-
-    qcow2_decode_entry(s, entry, &m);
-    if (m.type == CLUSTER_COMPRESSED) {
-        qcow2_free_compressed_later(s, entry, FREE_OTHER);
-    } else if (m.host) {
-        qcow2_free_later(s, m.host, s->cluster_size, FREE_OTHER);
-    }
-}
-
 static int co_link(struct alloc_write *w)
 {
     struct qcow2 *s = w->s;
@@ -327,7 +319,7 @@ static int co_link(struct alloc_write *w)
     int64_t n = (w->a.end - w->a.offset) >> s->cluster_bits;
     for (int64_t i = 0; i < n; i++) {
         if (!w->reuse) {
-            free_old(s, be64toh(entries[i]));
+            qcow2_free_entry_later(s, be64toh(entries[i]), FREE_OTHER);
         }
         entries[i] = htobe64((w->host + (i << s->cluster_bits)) | QCOW2_COPIED);
     }
@@ -346,7 +338,7 @@ int co_qcow2_write_alloc(struct qcow2 *s, int64_t offset, const struct iov *iov,
     }
     ret = co_get_clusters(&w, offset);
     if (ret < 0) {
-        allocation_end(&w);
+        qcow2_allocation_end(s, &w.a);
         return ret;
     }
     int64_t bytes = min_i64(iov->bytes, w.a.end - offset);
@@ -355,7 +347,7 @@ int co_qcow2_write_alloc(struct qcow2 *s, int64_t offset, const struct iov *iov,
     if (ret == 0) {
         ret = co_link(&w);
     }
-    allocation_end(&w);
+    qcow2_allocation_end(s, &w.a);
     if (ret < 0) {
         if (!w.reuse) {
             co_qcow2_free_unused(s, w.host, w.a.end - w.a.offset);

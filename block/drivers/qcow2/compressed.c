@@ -1,6 +1,6 @@
 /*
- * Compressed clusters: reading (qcow2 specification, "Compressed Clusters
- * Descriptor").
+ * Compressed clusters: their entries, and reading (qcow2 specification,
+ * "Compressed Clusters Descriptor").
  *
  * The data are a raw deflate stream with a window of 4 KiB, or a zstd frame.
  * They are read as they are, expanded on a worker, and must fill the cluster;
@@ -62,15 +62,34 @@ static int expand_zstd(void *opaque)
     return ret;
 }
 
+/* Bits of an entry that are an offset; those above, up to bit 61, count the
+ * sectors of 512 bytes after the first one. */
+static unsigned offset_bits(const struct qcow2 *s)
+{
+    return 62 - (s->cluster_bits - 8);
+}
+
+int64_t qcow2_compressed_limit(const struct qcow2 *s)
+{
+    /* Offsets beyond 56 bits are no more possible here than elsewhere. */
+    return INT64_C(1) << MIN(offset_bits(s), 56);
+}
+
+uint64_t qcow2_compressed_entry(const struct qcow2 *s, int64_t host,
+                                int64_t bytes)
+{
+    uint64_t sectors = (host + bytes - 1) / 512 - host / 512;
+
+    return QCOW2_COMPRESSED | sectors << offset_bits(s) | (uint64_t)host;
+}
+
 void qcow2_compressed_extent(const struct qcow2 *s, uint64_t entry,
                              int64_t *host, int64_t *bytes)
 {
-    unsigned offset_bits = 62 - (s->cluster_bits - 8);
     uint64_t sectors =
-        (entry & ~(QCOW2_COPIED | QCOW2_COMPRESSED)) >> offset_bits;
+        (entry & ~(QCOW2_COPIED | QCOW2_COMPRESSED)) >> offset_bits(s);
 
-    /* Offsets beyond 56 bits are no more possible here than elsewhere. */
-    *host = entry & ((UINT64_C(1) << MIN(offset_bits, 56)) - 1);
+    *host = entry & (uint64_t)(qcow2_compressed_limit(s) - 1);
     *bytes = (sectors + 1) * 512 - (*host & 511);
 }
 

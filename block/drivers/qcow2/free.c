@@ -45,8 +45,8 @@ void qcow2_free_later(struct qcow2 *s, int64_t offset, int64_t bytes,
     add_run(s->frees[FREE_PENDING], offset, bytes, kind);
 }
 
-void qcow2_free_compressed_later(struct qcow2 *s, uint64_t entry,
-                                 enum free_kind kind)
+static void free_compressed_later(struct qcow2 *s, uint64_t entry,
+                                  enum free_kind kind)
 {
     int64_t host, bytes;
 
@@ -55,6 +55,19 @@ void qcow2_free_compressed_later(struct qcow2 *s, uint64_t entry,
     int64_t start = align_down(host, s->cluster_size);
     qcow2_free_later(s, start, align_up(host + bytes, s->cluster_size) - start,
                      kind);
+}
+
+void qcow2_free_entry_later(struct qcow2 *s, uint64_t entry,
+                            enum free_kind kind)
+{
+    struct mapping m;
+
+    qcow2_decode_entry(s, entry, &m);
+    if (m.type == CLUSTER_COMPRESSED) {
+        free_compressed_later(s, entry, kind);
+    } else if (m.host) {
+        qcow2_free_later(s, m.host, s->cluster_size, kind);
+    }
 }
 
 void co_qcow2_free_unused(struct qcow2 *s, int64_t offset, int64_t bytes)
@@ -104,6 +117,10 @@ static void co_discard_run(struct qcow2 *s, const struct free_run *run)
             at < end &&
             co_qcow2_refcount(s, at >> s->cluster_bits, &refcount) == 0 &&
             refcount == 1;
+        if (last) {
+            /* No new user may come while it is discarded. */
+            qcow2_pack_close(s, at);
+        }
         if (last && start < 0) {
             start = at;
         } else if (!last && start >= 0) {

@@ -133,8 +133,8 @@ static int co_write_in_place(struct qcow2 *s, const struct mapping *m,
     return co_node_pwritev(qcow2_file(s), m->host, iov, 0);
 }
 
-static int co_write_runs(struct qcow2 *s, int64_t offset, int64_t bytes,
-                         const struct iov *iov)
+int co_qcow2_write_data(struct qcow2 *s, int64_t offset, int64_t bytes,
+                        const struct iov *iov)
 {
     int ret = 0;
 
@@ -170,7 +170,9 @@ int co_qcow2_pwritev(struct node *node, int64_t offset, int64_t bytes,
 {
     struct qcow2 *s = node->state;
     unsigned generation = qcow2_enter(s);
-    int ret = co_write_runs(s, offset, bytes, iov);
+    int ret = G_UNLIKELY(flags & REQ_COMPRESSED)
+                  ? co_qcow2_write_compressed(s, offset, iov)
+                  : co_qcow2_write_data(s, offset, bytes, iov);
 
     qcow2_leave(s, generation);
     return ret;

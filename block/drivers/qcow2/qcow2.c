@@ -6,8 +6,9 @@
  * L2 slices (cache.c); io.c reads and writes; alloc.c does the writes that need
  * new clusters, refcount.c and reftable.c hand those out; zero.c changes
  * entries without data; free.c and commit.c keep the order in which things
- * become stable; compressed.c expands; repair.c recounts; resize.c and
- * create*.c speak for themselves.
+ * become stable; compress.c compresses, pack.c finds room for what comes out,
+ * compressed.c expands; repair.c recounts; resize.c and create*.c speak for
+ * themselves.
  *
  * Invariants:
  *   - what a table on disk refers to is stable and counted before the table
@@ -43,6 +44,7 @@ static void state_free(struct qcow2 *s)
     meta_cache_destroy(&s->l2);
     meta_cache_destroy(&s->rb);
     qcow2_free_tables(s);
+    qcow2_free_compressors(s);
     for (unsigned i = 0; i < FREE_STAGES; i++) {
         g_array_free(s->frees[i], true);
     }
@@ -238,6 +240,7 @@ const struct block_driver driver_qcow2 = {
     .kind = DRIVER_FORMAT,
     .state_size = sizeof(struct qcow2),
     .supports_backing = true,
+    .writes_compressed = true,
     .zeroes_unmap = true,
     .unmapped_reads_zero = true,
     .co_open = co_qcow2_open,

@@ -77,6 +77,8 @@ struct qcow2 {
     struct co_mutex alloc_lock; /* refcounts and the search for free clusters */
     int64_t alloc_hint;         /* cluster index: none below is free */
     int64_t zero_from;          /* nothing was ever written from here on */
+    int64_t pack_at; /* where the next compressed data go, within a cluster that
+                        has some; 0 = nowhere yet */
     struct co_mutex table_lock; /* one new L2 table at a time */
 
     /* order of writes, see commit.c */
@@ -85,6 +87,11 @@ struct qcow2 {
     GArray *frees[4]; /* struct free_run, by enum free_stage */
     bool applying_frees;
     bool discard_passed[FREE_KINDS];
+
+    /* see compress.c */
+    struct compressor *compressors; /* those at rest */
+    unsigned compressors_busy;
+    struct co_queue compressor_waiters;
 
     /* cold: the header */
     struct qcow2_disk_header header; /* in the host's byte order */
@@ -189,6 +196,9 @@ int co_qcow2_preadv(struct node *node, int64_t offset, int64_t bytes,
                     const struct iov *iov, unsigned flags);
 int co_qcow2_pwritev(struct node *node, int64_t offset, int64_t bytes,
                      const struct iov *iov, unsigned flags);
+/* Within a request: guest data as normal clusters. */
+int co_qcow2_write_data(struct qcow2 *s, int64_t offset, int64_t bytes,
+                        const struct iov *iov);
 /* Within a request: guest data as they are now. */
 int co_qcow2_read_data(struct qcow2 *s, int64_t offset, int64_t bytes,
                        const struct iov *iov);
@@ -210,6 +220,10 @@ static inline void qcow2_leave(struct qcow2 *s, unsigned generation)
  * it is; *done says how much. 0 and *done 0 asks to map again. */
 int co_qcow2_write_alloc(struct qcow2 *s, int64_t offset, const struct iov *iov,
                          int64_t *done);
+/* Puts a on (takes it off) the list of allocations in flight; nobody else's may
+ * touch its range. */
+void qcow2_allocation_begin(struct qcow2 *s, struct allocation *a);
+void qcow2_allocation_end(struct qcow2 *s, struct allocation *a);
 /* Waits for an allocation in flight in the range; true if there was one, and
  * then everything may have changed. */
 bool co_qcow2_wait_allocation(struct qcow2 *s, int64_t offset, int64_t bytes);
@@ -231,6 +245,8 @@ int64_t co_qcow2_alloc_clusters(struct qcow2 *s, int64_t want, int64_t *got,
                                 bool *fresh);
 /* Exactly n contiguous clusters; for tables. */
 int64_t co_qcow2_alloc_contiguous(struct qcow2 *s, int64_t n);
+/* The same with alloc_lock held. */
+int64_t co_qcow2_alloc_contiguous_locked(struct qcow2 *s, int64_t n);
 /* Refcount - 1 for whole clusters; *done bytes are, even on failure. */
 int co_qcow2_release(struct qcow2 *s, int64_t offset, int64_t bytes,
                      int64_t *done);
@@ -260,15 +276,39 @@ void qcow2_free_later(struct qcow2 *s, int64_t offset, int64_t bytes,
                       enum free_kind kind);
 /* Clusters that no metadata on disk ever referred to. */
 void co_qcow2_free_unused(struct qcow2 *s, int64_t offset, int64_t bytes);
-/* Clusters of a compressed cluster's L2 entry. */
-void qcow2_free_compressed_later(struct qcow2 *s, uint64_t entry,
-                                 enum free_kind kind);
+/* What an L2 entry refers to; nothing is as good as anything. */
+void qcow2_free_entry_later(struct qcow2 *s, uint64_t entry,
+                            enum free_kind kind);
 void qcow2_frees_advance(struct qcow2 *s);
 void co_qcow2_apply_frees(struct qcow2 *s);
 bool qcow2_frees_left(const struct qcow2 *s);
 void qcow2_frees_append(GArray *to, GArray *from);
 
+/* ---- pack.c: compressed clusters share clusters of the file ---- */
+/* Room for bytes, at most a cluster, of compressed data; where, or -errno. Each
+ * cluster that it touches counts it once. */
+int64_t co_qcow2_alloc_packed(struct qcow2 *s, int64_t bytes);
+/* The cluster at host takes no more compressed data. */
+static inline void qcow2_pack_close(struct qcow2 *s, int64_t host)
+{
+    if (align_down(s->pack_at, s->cluster_size) == host) {
+        s->pack_at = 0;
+    }
+}
+
+/* ---- compress.c ---- */
+/* Writes whole clusters compressed; the last one may end where the node does.
+ * -EINVAL for any other range. */
+int co_qcow2_write_compressed(struct qcow2 *s, int64_t offset,
+                              const struct iov *iov);
+void qcow2_free_compressors(struct qcow2 *s);
+
 /* ---- compressed.c ---- */
+/* Highest host offset + 1 that the entry of a compressed cluster can name. */
+int64_t qcow2_compressed_limit(const struct qcow2 *s);
+/* The entry for bytes of compressed data at host, below that limit. */
+uint64_t qcow2_compressed_entry(const struct qcow2 *s, int64_t host,
+                                int64_t bytes);
 /* Where the compressed data of an L2 entry is. */
 void qcow2_compressed_extent(const struct qcow2 *s, uint64_t entry,
                              int64_t *host, int64_t *bytes);

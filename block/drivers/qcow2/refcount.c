@@ -271,13 +271,18 @@ int64_t co_qcow2_alloc_clusters(struct qcow2 *s, int64_t want, int64_t *got,
     return ret;
 }
 
-int64_t co_qcow2_alloc_contiguous(struct qcow2 *s, int64_t n)
+int64_t co_qcow2_alloc_contiguous_locked(struct qcow2 *s, int64_t n)
 {
     struct search q = {.want = n, .exact = true};
     bool fresh;
 
+    return co_alloc_locked(s, &q, &fresh);
+}
+
+int64_t co_qcow2_alloc_contiguous(struct qcow2 *s, int64_t n)
+{
     co_mutex_lock(&s->alloc_lock);
-    int64_t ret = co_alloc_locked(s, &q, &fresh);
+    int64_t ret = co_qcow2_alloc_contiguous_locked(s, n);
     co_mutex_unlock(&s->alloc_lock);
     return ret;
 }
@@ -302,6 +307,7 @@ static int co_release_locked(struct qcow2 *s, int64_t cluster)
     meta_entry_change(&s->rb, slice);
     s->refcount_set(slice->data, i, value - 1);
     if (value == 1) {
+        qcow2_pack_close(s, cluster << s->cluster_bits);
         s->alloc_hint = min_i64(s->alloc_hint, cluster);
         qcow2_meta_remove(s, cluster << s->cluster_bits, s->cluster_size);
     }

@@ -49,18 +49,6 @@ static bool new_entry(const struct qcow2 *s, enum change change, uint64_t old,
     return true;
 }
 
-static void free_entry(struct qcow2 *s, uint64_t entry)
-{
-    struct mapping m;
-
-    qcow2_decode_entry(s, entry, &m);
-    if (m.type == CLUSTER_COMPRESSED) {
-        qcow2_free_compressed_later(s, entry, FREE_REQUEST);
-    } else if (m.host) {
-        qcow2_free_later(s, m.host, s->cluster_size, FREE_REQUEST);
-    }
-}
-
 /* n entries of the slice from index i on. */
 static int change_entries(struct qcow2 *s, struct meta_entry *slice, unsigned i,
                           unsigned n, enum change change)
@@ -86,7 +74,7 @@ static int change_entries(struct qcow2 *s, struct meta_entry *slice, unsigned i,
         if (entry != old) {
             entries[j] = htobe64(entry);
             if (!(entry & QCOW2_OFFSET_MASK)) {
-                free_entry(s, old);
+                qcow2_free_entry_later(s, old, FREE_REQUEST);
             }
         }
     }

@@ -11,6 +11,7 @@
 
 #include "block/request.h"
 #include "qapi/options.h"
+#include "util/range.h"
 
 static char *dir;
 
@@ -121,15 +122,17 @@ void co_verify(struct stress *t, int64_t offset, int64_t bytes)
     }
 }
 
-static int co_random_write(struct stress *t, int64_t offset, int64_t bytes)
+static int co_random_write(struct stress *t, int64_t offset, int64_t bytes,
+                           unsigned flags)
 {
     g_autofree uint8_t *buf = g_malloc(bytes);
     uint8_t seed = g_rand_int(t->rand);
 
+    bool noise = t->cluster && seed % 4 == 0;
     for (int64_t i = 0; i < bytes; i++) {
-        buf[i] = seed + i * 7;
+        buf[i] = noise ? g_rand_int(t->rand) : seed + i * 7;
     }
-    int ret = co_node_pwrite(t->node, offset, buf, bytes, 0);
+    int ret = co_node_pwrite(t->node, offset, buf, bytes, flags);
     memcpy(t->model + offset, buf, bytes);
     return ret;
 }
@@ -150,8 +153,18 @@ static void co_learn_discarded(struct stress *t, int64_t offset, int64_t bytes)
     memcpy(t->model + offset, buf, bytes);
 }
 
+/* Widens the request to clusters, but not over the end. */
+static void to_clusters(const struct stress *t, int64_t *offset, int64_t *bytes)
+{
+    int64_t end = align_up(*offset + *bytes, t->cluster);
+
+    *offset = align_down(*offset, t->cluster);
+    *bytes = MIN(end, t->size) - *offset;
+}
+
 static void co_random_request(struct stress *t)
 {
+    unsigned flags = 0;
     int64_t units = t->size / t->unit;
     int64_t at = g_rand_int_range(t->rand, 0, units);
     int64_t n = g_rand_int_range(t->rand, 1, t->small ? 4 : 200);
@@ -167,13 +180,17 @@ static void co_random_request(struct stress *t)
         (void)co_node_flush(t->node);
         return;
     }
+    if (what >= 6 && what < 16 && t->cluster && g_rand_boolean(t->rand)) {
+        to_clusters(t, &offset, &bytes);
+        flags = REQ_COMPRESSED;
+    }
     if (!claim(t, offset, bytes)) {
         return;
     }
     if (what < 6) {
         co_verify(t, offset, bytes);
     } else if (what < 16) {
-        ret = co_random_write(t, offset, bytes);
+        ret = co_random_write(t, offset, bytes, flags);
     } else if (what < 18) {
         ret = co_node_pwrite_zeroes(t->node, offset, bytes,
                                     what & 1 ? REQ_MAY_UNMAP : 0);
@@ -187,8 +204,8 @@ static void co_random_request(struct stress *t)
     assert_true(ret == 0 || t->failures);
     t->failed += ret != 0;
     if (what >= 6) {
-        memset(t->touched + at, 1, n);
-        memset(t->unknown + at, ret != 0, n);
+        memset(t->touched + offset / t->unit, 1, bytes / t->unit);
+        memset(t->unknown + offset / t->unit, ret != 0, bytes / t->unit);
     }
     release(t, offset, bytes);
 }

@@ -36,6 +36,8 @@ struct stress {
     bool failures;   /* they may */
     bool small;      /* few units each */
     bool no_flush;
+    int64_t cluster; /* half of the writes are compressed ones of whole
+                        clusters of this size; 0: none is */
 };
 void stress_init(struct stress *t, struct node *node, unsigned seed);
 void stress_free(struct stress *t);
