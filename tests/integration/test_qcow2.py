@@ -161,6 +161,75 @@ def test_compressed_clusters_are_read_and_replaced(tmp_path, options):
     assert_content(image, tmp_path, data)
 
 
+COMPRESSION = ["", "compat=0.10", "compression_type=zstd", "cluster_size=512",
+               "cluster_size=2M,compression_type=zstd",
+               "cluster_size=4k,refcount_bits=1",
+               "cluster_size=4k,refcount_bits=2"]
+
+
+@pytest.mark.parametrize("options", COMPRESSION)
+def test_images_are_compressed_as_well_as_by_qemu(tmp_path, options):
+    raw = tmp_path / "raw"
+    ours, theirs = tmp_path / "ours", tmp_path / "theirs"
+    data = compressible(4 * MIB + 1024, options)
+    raw.write_bytes(data)
+    o = ["-o", options] if options else []
+    varve("img", "convert", "-c", "-f", "raw", "-O", "qcow2", *o, raw, ours)
+    qemu("img", "convert", "-c", "-f", "raw", "-O", "qcow2", *o, raw, theirs)
+    check(ours)
+    assert_content(ours, tmp_path, data)
+    assert ours.stat().st_size <= theirs.stat().st_size * 1.05 + 131072
+    # They are normal images: each side writes on, and compresses again.
+    rng = random.Random(options)
+    io("qemu", ours, random_commands(rng, data, 20, 512))
+    io("varve", ours, random_commands(rng, data, 20, 512))
+    cluster = info("varve", ours)["cluster-size"]
+    at = 2 * MIB
+    io("varve", ours, [f"write -c -P 9 {at} {cluster}", "flush",
+                       f"write -c -P 8 {at} {cluster}",
+                       f"write -P 7 {at} 512"])
+    data[at:at + cluster] = b"\x07" * 512 + b"\x08" * (cluster - 512)
+    check(ours)
+    assert_content(ours, tmp_path, data)
+
+
+@pytest.mark.parametrize("cluster", ["512", "64k", "2M"])
+def test_compression_keeps_holes_and_backing_files(tmp_path, cluster):
+    base, over = tmp_path / "base", tmp_path / "over"
+    data = compressible(6 * MIB, cluster)
+    base.write_bytes(data)
+    qemu("img", "create", "-q", "-f", "qcow2", "-b", base, "-F", "raw",
+         "-o", "cluster_size=4k", over)
+    io("qemu", over, random_commands(random.Random(cluster), data, 20, 512))
+    out, alone = tmp_path / "out", tmp_path / "alone"
+    o = ["-o", f"cluster_size={cluster}"]
+    varve("img", "convert", "-c", "-O", "qcow2", *o, over, alone)
+    varve("img", "convert", "-c", "-O", "qcow2", *o, "-B", base, "-F", "raw",
+          over, out)
+    for image in out, alone:
+        check(image)
+        assert_content(image, tmp_path, data)
+
+
+def test_compression_that_is_refused(tmp_path):
+    raw = tmp_path / "raw"
+    raw.write_bytes(bytes(MIB))
+    for argv in (["-O", "raw"],
+                 ["-O", "qcow2", "-o", "preallocation=metadata"]):
+        said = [side("img", "convert", "-c", *argv, raw, tmp_path / "x",
+                     ok=False) for side in (varve, qemu)]
+        assert said[0].returncode == said[1].returncode == 1
+        assert said[0].stderr.split(": ", 1)[1] == \
+            said[1].stderr.split(": ", 1)[1]
+        assert not (tmp_path / "x").exists()
+    image = tmp_path / "image"
+    varve("img", "create", "-q", "-f", "qcow2", image, "1M")
+    commands = ["-c", "write -c 0 32k", "-c", "write -c 4k 64k"]
+    said = [side("io", "-f", "qcow2", *commands, image, ok=False).stdout
+            for side in (varve, qemu)]
+    assert said[0] == said[1] == "write failed: Invalid argument\n" * 2
+
+
 def test_a_broken_compressed_cluster_is_an_io_error(tmp_path):
     raw, image = tmp_path / "raw", tmp_path / "image"
     raw.write_bytes(b"compress me " * 20000)

@@ -6,6 +6,9 @@
  * in the source, and sectors of -S bytes that turn out to be zero, are not
  * written. The target is not flushed before the end (cache mode unsafe, as long
  * as -t does not say otherwise): an interrupted conversion is worthless anyway.
+ *
+ * With -c the pieces are whole clusters of the target, which compresses several
+ * of them at once.
  */
 #include "tools/varve-img/img.h"
 
@@ -32,6 +35,8 @@ struct convert {
     const char *backing_file, *backing_format;
     bool existing; /* -n */
     bool compressed, quiet;
+    int64_t unit;   /* pieces begin at multiples: the cluster with -c, else 1 */
+    int64_t chunk;  /* a multiple of unit */
     int64_t sparse; /* zeroes of this length are not written; 0 = write all */
     struct backend *src, *dst;
     struct co_pool pool;
@@ -87,10 +92,35 @@ static int co_write_zero_range(struct convert *c, int64_t offset, int64_t bytes)
     return ret < 0 ? convert_error(c, "writing zeroes", offset, ret) : 0;
 }
 
+/* Only whole clusters can be compressed, of which the last one may end where
+ * the target does. */
+static int co_write_run(struct convert *c, int64_t offset, uint8_t *buf,
+                        int64_t bytes)
+{
+    int64_t whole = 0;
+    struct iovec v;
+    int ret = 0;
+
+    if (c->compressed) {
+        whole = offset + bytes == backend_length(c->dst)
+                    ? bytes
+                    : align_down(bytes, c->unit);
+    }
+    if (whole) {
+        struct iov iov = iov_buf(&v, buf, whole);
+        ret = co_backend_pwritev(c->dst, offset, &iov, REQ_COMPRESSED);
+    }
+    if (ret == 0 && whole < bytes) {
+        struct iov iov = iov_buf(&v, buf + whole, bytes - whole);
+        ret = co_backend_pwritev(c->dst, offset + whole, &iov, 0);
+    }
+    return ret < 0 ? convert_error(c, "writing", offset, ret) : 0;
+}
+
 static int co_write_data(struct convert *c, int64_t offset, uint8_t *buf,
                          int64_t bytes)
 {
-    int64_t step = c->sparse ? c->sparse : bytes;
+    int64_t step = c->compressed ? c->unit : c->sparse;
 
     for (int64_t at = 0; at < bytes;) {
         bool zero = false;
@@ -100,12 +130,7 @@ static int co_write_data(struct convert *c, int64_t offset, uint8_t *buf,
         if (zero) {
             ret = co_write_zero_range(c, offset + at, n);
         } else {
-            struct iovec v;
-            struct iov iov = iov_buf(&v, buf + at, n);
-            ret = co_backend_pwritev(c->dst, offset + at, &iov, 0);
-            if (ret < 0) {
-                convert_error(c, "writing", offset + at, ret);
-            }
+            ret = co_write_run(c, offset + at, buf + at, n);
         }
         if (ret < 0) {
             return ret;
@@ -153,6 +178,13 @@ static int co_copy_all(struct convert *c)
             break;
         }
         bool skip = e.zero || (c->backing_file && !e.allocated);
+        /* What is only in part to be skipped counts as data. */
+        if (offset + e.bytes < c->total) {
+            int64_t whole = align_down(e.bytes, c->unit);
+            skip = skip && whole;
+            e.bytes = skip ? whole : align_up(e.bytes, c->unit);
+            e.bytes = min_i64(e.bytes, c->total - offset);
+        }
         if (skip) {
             if (e.zero && co_write_zero_range(c, offset, e.bytes) < 0) {
                 break;
@@ -164,7 +196,7 @@ static int co_copy_all(struct convert *c)
         }
         struct convert_task *t = g_new(struct convert_task, 1);
         /* Ends on chunk borders, so that clusters are written whole. */
-        int64_t end = align_up(offset + 1, CHUNK);
+        int64_t end = align_up(offset + 1, c->chunk);
         *t = (struct convert_task){
             .c = c, .offset = offset, .bytes = min_i64(e.bytes, end - offset)};
         offset += t->bytes;
@@ -172,6 +204,14 @@ static int co_copy_all(struct convert *c)
     }
     co_pool_wait(&c->pool);
     return c->failed ? 1 : 0;
+}
+
+static bool asks_for_preallocation(const char *options)
+{
+    const char *at = strstr(options, "preallocation=");
+
+    return at && (at == options || at[-1] == ',') &&
+           !g_str_has_prefix(at, "preallocation=off");
 }
 
 /* An image that was just made holds nothing; but a device still has what was on
@@ -185,6 +225,43 @@ static bool new_reads_as_zeroes(const struct node *node)
            node->driver->unmapped_reads_zero;
 }
 
+/* -c is refused before anything is made. */
+static bool check_compression(const struct convert *c)
+{
+    const struct block_driver *driver = block_driver_find(c->format);
+
+    if (c->compressed && driver && !driver->writes_compressed) {
+        tool_error("Compression not supported for this file format");
+        return false;
+    }
+    if (c->compressed && c->options && !c->existing &&
+        asks_for_preallocation(c->options)) {
+        tool_error("Compression and preallocation not supported at the same "
+                   "time");
+        return false;
+    }
+    return true;
+}
+
+static bool co_prepare_compression(struct convert *c)
+{
+    struct node_info info = {0};
+
+    c->unit = 1;
+    c->chunk = CHUNK;
+    if (!c->compressed) {
+        return true;
+    }
+    int ret = co_node_get_info(c->dst->node, &info);
+    if (ret < 0 || !info.cluster_size) {
+        tool_error("could not get block driver info");
+        return false;
+    }
+    c->unit = info.cluster_size;
+    c->chunk = max_i64(CHUNK, c->unit);
+    return true;
+}
+
 static bool co_make_target(struct convert *c)
 {
     g_autoptr(GError) error = NULL;
@@ -193,6 +270,9 @@ static bool co_make_target(struct convert *c)
                                    .backing_format = c->backing_format,
                                    .extra = c->options};
 
+    if (!check_compression(c)) {
+        return false;
+    }
     if (!c->existing &&
         !co_image_create(c->to.filename, c->format, &params, &error)) {
         tool_error("%s: error while converting %s: %s", c->to.filename,
@@ -211,7 +291,7 @@ static bool co_make_target(struct convert *c)
     }
     c->target_is_zero =
         !c->existing && !c->backing_file && new_reads_as_zeroes(c->dst->node);
-    return true;
+    return co_prepare_compression(c);
 }
 
 static int co_convert(void *opaque)
@@ -282,8 +362,11 @@ static int convert_run(int argc, char **argv)
     bool progress = false;
     int opt;
 
-    while ((opt = getopt(argc, argv, "f:O:B:F:o:m:S:t:T:npqUW")) != -1) {
+    while ((opt = getopt(argc, argv, "cf:O:B:F:o:m:S:t:T:npqUW")) != -1) {
         switch (opt) {
+        case 'c':
+            c.compressed = true;
+            break;
         case 'f':
             c.from.format = optarg;
             break;
@@ -348,10 +431,12 @@ static int convert_run(int argc, char **argv)
 
 const struct subcommand cmd_convert = {
     .name = "convert",
-    .usage = "[-f FMT] [-O FMT] [-o OPTIONS] [-B BACKING -F FMT] [-n] [-m N] "
-             "[-S SIZE] [-t CACHE] [-T CACHE] [-p] [-q] [-U] [-W] FROM TO",
+    .usage =
+        "[-c] [-f FMT] [-O FMT] [-o OPTIONS] [-B BACKING -F FMT] [-n] "
+        "[-m N] [-S SIZE] [-t CACHE] [-T CACHE] [-p] [-q] [-U] [-W] FROM TO",
     .what = "Copies an image into a new one, perhaps of another format.",
     .help =
+        "  -c          compress the data; the new image must be qcow2\n"
         "  -f FMT      format of the source; found out if not given\n"
         "  -O FMT      format of the new image: qcow2, raw (the default)\n"
         "  -o OPTIONS  creation options of the new image; '-o help' lists "
@@ -369,6 +454,8 @@ const struct subcommand cmd_convert = {
         "\n"
         "examples:\n"
         "  varve-img convert -p -O qcow2 disk.raw disk.qcow2\n"
+        "  varve-img convert -c -O qcow2 -o compression_type=zstd disk.raw "
+        "small.qcow2\n"
         "  varve-img convert -f qcow2 -O raw disk.qcow2 disk.raw\n",
     .run = convert_run,
 };
