@@ -58,6 +58,8 @@ struct create_params {
     const char *extra; /* "cluster_size=64k,..." as after -o, or NULL */
 };
 
+struct check_report;
+
 struct block_driver {
     const char *name; /* value of BlockdevDriver */
     enum driver_kind kind;
@@ -111,6 +113,10 @@ struct block_driver {
     int (*co_get_info)(struct node *node, struct node_info *info);
     /* Bytes that the storage really takes, or -errno. */
     int64_t (*co_allocated_size)(struct node *node);
+    /* Compares the metadata with themselves and changes nothing. False only if
+     * that could not be done. */
+    bool (*co_check)(struct node *node, struct check_report *check,
+                     GError **error);
     /* Format part of query answers; NULL if there is none. Caller frees. */
     struct image_info_specific *(*co_query_specific)(struct node *node);
 

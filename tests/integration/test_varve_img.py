@@ -209,6 +209,61 @@ def test_map_refuses(images, args):
     both(images, "map", *args)
 
 
+# ---- check ----
+
+
+def check_both(sides, *args):
+    """The two order their words and members each in their way."""
+    said = []
+    for name, directory in sides.items():
+        r = run(name, directory, "check", *args)
+        out = json.loads(r.stdout) if "--output=json" in args else r.stdout
+        said.append([r.returncode, out,
+                     sorted(normalise(r.stderr, directory).split("\n"))])
+    assert said[0] == said[1], args
+    return said[0]
+
+
+@pytest.mark.parametrize("image", ["a.raw", "a.qcow2", "o.qcow2", "old.qcow2",
+                                   "empty", "missing"])
+def test_check(images, image):
+    check_both(images, image)
+    check_both(images, "-q", image)
+    if image.endswith(".qcow2"):
+        check_both(images, "--output=json", image)
+
+
+@pytest.fixture
+def damaged(sides):
+    """The same image for both: refcount block at 128 KiB, data behind it."""
+    first = sides["varve-img"]
+    run("qemu-img", first, "create", "-q", "-f", "qcow2", "d.qcow2", "10M",
+        check=0)
+    qemu_io(first, "d.qcow2", "write 0 256k", "write 1M 64k", "write -z 2M 64k",
+            "write 512k 64k", fmt="qcow2")
+    run("qemu-img", first, "convert", "-c", "-O", "qcow2", "d.qcow2", "c.qcow2",
+        check=0)
+    run("qemu-img", first, "snapshot", "-c", "s", "c.qcow2", check=0)
+    return sides
+
+
+@pytest.mark.parametrize("image", ["d.qcow2", "c.qcow2"])
+@pytest.mark.parametrize("damage", [
+    (), (2 << 16, 5, 0), (2 << 16, 5, 3), (4 << 16, 0, 0),
+    (2 << 16, 0, 2), (2 << 16, 6, 9)], ids=str)
+def test_check_finds_damage(damaged, image, damage):
+    path = damaged["varve-img"] / image
+    with open(path, "r+b") as f:
+        if damage:
+            base, entry, value = damage
+            f.seek(base + entry * 2)
+            f.write(value.to_bytes(2, "big"))
+    (damaged["qemu-img"] / image).write_bytes(path.read_bytes())
+    status = check_both(damaged, image)[0]
+    check_both(damaged, "--output=json", image)
+    assert status in ((2, 3) if damage and damage[0] == 2 << 16 else (0, 2))
+
+
 # ---- compare ----
 
 
@@ -268,7 +323,8 @@ def test_help_everywhere(sides):
     directory = sides["varve-img"]
     names = re.findall(r"(?m)^  (\w+) ", run(
         "varve-img", directory, "--help", check=0).stdout)
-    assert {"create", "info", "compare", "convert", "map"} <= set(names)
+    assert {"create", "info", "compare", "convert", "map",
+            "check"} <= set(names)
     for name in names:
         said = run("varve-img", directory, name, "--help", check=0).stdout
         assert said.startswith(f"usage: varve-img {name}") and "example" in said

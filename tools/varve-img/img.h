@@ -21,8 +21,8 @@ struct subcommand {
     int (*run)(int argc, char **argv);
 };
 
-extern const struct subcommand cmd_compare, cmd_convert, cmd_create, cmd_info,
-    cmd_map;
+extern const struct subcommand cmd_check, cmd_compare, cmd_convert, cmd_create,
+    cmd_info, cmd_map;
 
 /* Prints "Try ... --help" after a wrong command line; returns 1. */
 int img_usage_error(const char *fmt, ...) G_GNUC_PRINTF(1, 2);

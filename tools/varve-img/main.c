@@ -9,7 +9,7 @@
 #include <string.h>
 
 static const struct subcommand *const subcommands[] = {
-    &cmd_compare, &cmd_convert, &cmd_create, &cmd_info, &cmd_map,
+    &cmd_check, &cmd_compare, &cmd_convert, &cmd_create, &cmd_info, &cmd_map,
 };
 
 int img_usage_error(const char *fmt, ...)

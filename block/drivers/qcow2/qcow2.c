@@ -252,6 +252,7 @@ const struct block_driver driver_qcow2 = {
     .co_flush = co_qcow2_flush,
     .co_block_status = co_qcow2_block_status,
     .co_truncate = co_qcow2_truncate,
+    .co_check = co_qcow2_check,
     .co_get_info = co_qcow2_get_info,
     .co_query_specific = co_qcow2_query_specific,
     .probe = qcow2_probe,

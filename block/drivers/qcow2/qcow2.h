@@ -319,6 +319,10 @@ int co_qcow2_read_compressed(struct qcow2 *s, uint64_t entry, int64_t skip,
 /* Rebuilds all refcounts from the tables that refer to clusters. */
 bool co_qcow2_repair_refcounts(struct qcow2 *s, GError **error);
 
+/* ---- check.c ---- */
+bool co_qcow2_check(struct node *node, struct check_report *check,
+                    GError **error);
+
 /* ---- resize.c ---- */
 bool co_qcow2_truncate(struct node *node, int64_t size, bool exact,
                        enum prealloc_mode prealloc, unsigned flags,

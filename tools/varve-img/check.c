@@ -1,0 +1,186 @@
+/*
+ * varve-img check: whether an image's metadata agree, for people or as JSON.
+ */
+#include "tools/varve-img/img.h"
+
+#include <getopt.h>
+#include <inttypes.h>
+#include <json-c/json.h>
+#include <stdio.h>
+#include <string.h>
+#include "block/driver.h"
+#include "block/check_report.h"
+#include "qapi/codec.h"
+
+/* The exit status, beside 0 and 1. */
+enum { CHECK_ERRORS = 2, CHECK_LEAKS = 3, CHECK_NOT_SUPPORTED = 63 };
+
+struct check {
+    struct image_open how;
+    bool json, quiet;
+};
+
+static void print_found(struct check_report *check, enum check_report_kind kind,
+                        const char *message)
+{
+    fprintf(stderr, "%s %s\n", kind == CHECK_REPORT_LEAK ? "Leaked" : "ERROR",
+            message);
+}
+
+static double percent(int64_t part, int64_t whole)
+{
+    return whole ? 100.0 * (double)part / (double)whole : 0;
+}
+
+static void print_human(const struct check_report *c)
+{
+    if (!c->errors && !c->leaks) {
+        printf("No errors were found on the image.\n");
+    }
+    if (c->errors) {
+        printf("\n%" PRId64 " errors were found on the image.\n"
+               "Data may be corrupted, or further writes to the image may "
+               "corrupt it.\n",
+               c->errors);
+    }
+    if (c->leaks) {
+        printf("\n%" PRId64 " leaked clusters were found on the image.\n"
+               "This means waste of disk space, but no harm to data.\n",
+               c->leaks);
+    }
+    if (c->total && c->allocated) {
+        printf("%" PRId64 "/%" PRId64 " = %0.2f%% allocated, %0.2f%% "
+               "fragmented, %0.2f%% compressed clusters\n",
+               c->allocated, c->total, percent(c->allocated, c->total),
+               percent(c->fragmented, c->allocated),
+               percent(c->compressed, c->allocated));
+    }
+    if (c->end) {
+        printf("Image end offset: %" PRId64 "\n", c->end);
+    }
+}
+
+/* What is 0 is left out, but for the errors of checking itself. */
+static void print_json(const struct check *o, const struct node *node,
+                       const struct check_report *c)
+{
+    struct image_check answer = {
+        .filename = (char *)o->how.filename,
+        .format = (char *)node->driver->name,
+        .has_image_end_offset = c->end,
+        .image_end_offset = c->end,
+        .has_corruptions = c->errors,
+        .corruptions = c->errors,
+        .has_leaks = c->leaks,
+        .leaks = c->leaks,
+        .has_total_clusters = c->total,
+        .total_clusters = c->total,
+        .has_allocated_clusters = c->allocated,
+        .allocated_clusters = c->allocated,
+        .has_fragmented_clusters = c->fragmented,
+        .fragmented_clusters = c->fragmented,
+        .has_compressed_clusters = c->compressed,
+        .compressed_clusters = c->compressed,
+    };
+    struct json_object *tree = qapi_encode(&qapi_type_image_check, &answer);
+
+    printf("%s\n", json_object_to_json_string_ext(
+                       tree, JSON_C_TO_STRING_PRETTY | JSON_C_TO_STRING_SPACED |
+                                 JSON_C_TO_STRING_NOSLASHESCAPE));
+    json_object_put(tree);
+}
+
+static int co_check_node(const struct check *o, struct node *node)
+{
+    struct check_report c = {.found = print_found};
+    g_autoptr(GError) error = NULL;
+
+    if (!node->driver->co_check) {
+        tool_error("This image format does not support checks");
+        return CHECK_NOT_SUPPORTED;
+    }
+    if (!node->driver->co_check(node, &c, &error)) {
+        return tool_fail(&error);
+    }
+    if (o->json) {
+        print_json(o, node, &c);
+    } else if (!o->quiet) {
+        print_human(&c);
+    }
+    return c.errors ? CHECK_ERRORS : c.leaks ? CHECK_LEAKS : 0;
+}
+
+static int co_check(void *opaque)
+{
+    struct check *o = opaque;
+    struct backend *b = co_img_open(&o->how);
+
+    if (!b) {
+        return 1;
+    }
+    int status = co_check_node(o, b->node);
+    co_backend_unref(b);
+    return status;
+}
+
+static int check_run(int argc, char **argv)
+{
+    static const struct option longopts[] = {
+        {"output", required_argument, NULL, 'O'},
+        {"force-share", no_argument, NULL, 'U'},
+        {"image-opts", no_argument, NULL, 'I'},
+        {0},
+    };
+    struct check o = {.how = {.steady = true}};
+    int opt;
+
+    while ((opt = getopt_long(argc, argv, "f:qU", longopts, NULL)) != -1) {
+        switch (opt) {
+        case 'f':
+            o.how.format = optarg;
+            break;
+        case 'O':
+            o.json = !strcmp(optarg, "json");
+            if (!o.json && strcmp(optarg, "human")) {
+                tool_error("--output must be used with human or json as "
+                           "argument.");
+                return 1;
+            }
+            break;
+        case 'q':
+            o.quiet = true;
+            break;
+        case 'U':
+            o.how.force_share = true;
+            break;
+        case 'I':
+            o.how.image_opts = true;
+            break;
+        default:
+            return img_usage_error("check: wrong option");
+        }
+    }
+    if (argc - optind != 1) {
+        return img_usage_error("Expecting one image file name");
+    }
+    o.how.filename = argv[optind];
+    return tool_run(co_check, &o);
+}
+
+const struct subcommand cmd_check = {
+    .name = "check",
+    .usage = "[-f FMT] [--output=human|json] [-q] [-U] FILE",
+    .what = "Tells whether the metadata of an image agree; changes nothing.",
+    .help = "  -f FMT            format of the image; found out if not given\n"
+            "  --output=FORMAT   human (the default) or json\n"
+            "  -q                say nothing, but by the exit status\n"
+            "  --image-opts      FILE is a list of options, not a name\n"
+            "  -U, --force-share open an image that another process writes to\n"
+            "\n"
+            "exit status: 0 all is well, 1 the check failed, 2 errors, 3 "
+            "leaked\nclusters and no errors, 63 the format has no check\n"
+            "\n"
+            "example:\n"
+            "  varve-img check disk.qcow2\n",
+    .run = check_run,
+};
