@@ -1,8 +1,17 @@
 # varve: one Makefile, not recursive. Sources and tests are found by wildcard,
 # so a new file needs no edit here.
 #
-#   make              build everything          make demo    show the main job
-#   make check        build and run all tests   make lint    style and layering
+#   make all          build everything (as make alone does)
+#   make deps         install the packages that building and testing need
+#   make demo         show the main job live
+#   make check        build and run all tests; check-unit, check-integration
+#   make fuzz         a short run of each fuzzer (FUZZ_TIME=seconds)
+#   make bench        measure, beside the peers
+#   make lint         style, layers, sizes
+#   make docs         write docs/qmp-reference.md anew
+#   make install      programs and manual pages
+#   make clean        remove the build folder
+#
 #   V=1 shows commands; SAN=address,undefined builds with sanitizers;
 #   CC=clang picks the compiler; DESTDIR and PREFIX steer `make install`.
 
