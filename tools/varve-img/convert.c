@@ -22,7 +22,7 @@
 #include "util/range.h"
 
 enum {
-    CHUNK = 512 * 1024, /* two of them fit the second-level cache */
+    CHUNK = 256 * 1024, /* what the file driver copies without a hand-over */
     DEFAULT_TASKS = 8,
     MAX_TASKS = 16, /* as qemu-img -m */
     DEFAULT_SPARSE = 4096,

@@ -45,6 +45,7 @@ class Peer:
         node = f"t{self.number}"
         self.daemon.command("blockdev-add", {
             "driver": "qcow2", "node-name": node,
+            "cache": {"no-flush": True},
             "file": {"driver": "file", "filename": path}})
         return node, path
 
