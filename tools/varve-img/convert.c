@@ -26,6 +26,7 @@ enum {
     DEFAULT_TASKS = 8,
     MAX_TASKS = 16, /* as qemu-img -m */
     DEFAULT_SPARSE = 4096,
+    MAX_SPARSE = 16 * 1024 * 1024,
 };
 
 struct convert {
@@ -36,7 +37,7 @@ struct convert {
     bool existing; /* -n */
     bool compressed, quiet;
     int64_t unit;   /* pieces begin at multiples: the cluster with -c, else 1 */
-    int64_t chunk;  /* a multiple of unit */
+    int64_t chunk;  /* a power of two, and a multiple of unit */
     int64_t sparse; /* zeroes of this length are not written; 0 = write all */
     struct backend *src, *dst;
     struct co_pool pool;
@@ -249,6 +250,9 @@ static bool co_prepare_compression(struct convert *c)
 
     c->unit = 1;
     c->chunk = CHUNK;
+    while (c->chunk < c->sparse) {
+        c->chunk *= 2; /* a run that may be left out fits */
+    }
     if (!c->compressed) {
         return true;
     }
@@ -258,7 +262,7 @@ static bool co_prepare_compression(struct convert *c)
         return false;
     }
     c->unit = info.cluster_size;
-    c->chunk = max_i64(CHUNK, c->unit);
+    c->chunk = max_i64(c->chunk, c->unit);
     return true;
 }
 
@@ -342,11 +346,11 @@ static bool parse_sparse(const char *text, int64_t *sparse)
         return false;
     }
     if (*sparse &&
-        (!is_aligned(*sparse, BLOCK_SECTOR_SIZE) || *sparse > CHUNK)) {
+        (!is_aligned(*sparse, BLOCK_SECTOR_SIZE) || *sparse > MAX_SPARSE)) {
         tool_error("Invalid buffer size for sparse output specified. Valid "
                    "sizes are multiples of %d up to %d. Select 0 to disable "
                    "sparse detection (fully allocates output).",
-                   BLOCK_SECTOR_SIZE, CHUNK);
+                   BLOCK_SECTOR_SIZE, MAX_SPARSE);
         return false;
     }
     return true;
