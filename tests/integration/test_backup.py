@@ -309,8 +309,9 @@ def test_drive_backup_that_is_refused_makes_no_file(system_disk):
     assert exists("disk-d0.img")(system_disk[0])[1] == SIZE
 
 
+@pytest.mark.parametrize("compress", [False, True])
 @pytest.mark.parametrize("sync", ["full", "top", "none"])
-def test_drive_backup_into_qcow2(system_disk, sync):
+def test_drive_backup_into_qcow2(system_disk, sync, compress):
     """The files differ; what they hold does not."""
     def held(daemon):
         return daemon.image_content("t0.img")
@@ -323,8 +324,8 @@ def test_drive_backup_into_qcow2(system_disk, sync):
     end = [verb("block-job-cancel"), until("null")] if sync == "none" else \
         [until("null")]
     same_conversation(*system_disk, [
-        drive_backup(sync=sync, format="qcow2"), until("running"), *WRITES,
-        *MORE, *end, chain, held, jobs])
+        drive_backup(sync=sync, format="qcow2", compress=compress),
+        until("running"), *WRITES, *MORE, *end, chain, held, jobs])
 
 
 # ---- chains of images --------------------------------------------------------
@@ -372,6 +373,43 @@ def allocated(name):
                 for m in json.loads(done.stdout) if m["depth"] == 0]
     step.__name__ = f"clusters of {name}"
     return step
+
+
+def compressed(name):
+    """How many clusters are, where the image has no fault."""
+    def step(daemon):
+        done = images.qemu_img("check", "--output=json", daemon.path(name))
+        n = json.loads(done.stdout).get("compressed-clusters", 0)
+        assert n
+        return n
+    step.__name__ = f"compressed clusters of {name}"
+    return step
+
+
+@pytest.mark.parametrize("options", [
+    "compression_type=zlib", "compression_type=zstd", "compat=0.10",
+    "cluster_size=512", "cluster_size=2M"])
+def test_compressed_backups(disk, options):
+    """A full one, and an incremental one into an overlay, while the guest
+    writes."""
+    def target_image(name, *more):
+        def step(daemon):
+            images.qemu_img("create", "-q", "-f", "qcow2", "-o", options,
+                            *(m.replace("{dir}", daemon.directory)
+                              for m in more), daemon.path(name), str(SIZE))
+        step.__name__ = f"image {name}"
+        return step
+    overlay_of = ["-b", "{dir}/full.qcow2", "-F", "qcow2"]
+    same_conversation(*disk, [
+        bitmap("add"), target_image("full.qcow2"),
+        qcow2_node("t0", "full.qcow2"),
+        backup("d0", "t0", compress=True), until("running"), *WRITES,
+        until("null"), remove_node("t0"), compressed("full.qcow2"),
+        held("full.qcow2"),
+        target_image("inc.qcow2", *overlay_of), qcow2_node("t1", "inc.qcow2"),
+        backup("d0", "t1", sync="incremental", bitmap="b", compress=True),
+        until("null"), bitmaps, remove_node("t1"), compressed("inc.qcow2"),
+        held("inc.qcow2")], ignore=("offset", "busy"))
 
 
 @pytest.mark.parametrize("sync", ["top", "full"])

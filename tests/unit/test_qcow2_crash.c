@@ -123,8 +123,9 @@ static void co_try_crashes(struct run *r, const GArray *log, unsigned phase)
     co_node_unref(disk);
 }
 
+/* compressed: the cluster size if there are compressed writes, else 0. */
 static void co_crash_run(const char *create, int64_t size, const char *open,
-                         unsigned seed)
+                         int64_t compressed, unsigned seed)
 {
     struct run r = {0};
     struct node *file = co_mem_disk("disk");
@@ -138,6 +139,7 @@ static void co_crash_run(const char *create, int64_t size, const char *open,
     mem_disk_record(file);
     struct node *node = co_open("driver=qcow2,file=disk,discard=unmap%s", open);
     stress_init(&r.t, node, seed);
+    r.t.cluster = compressed;
     phase_end(&r, 0, d);
     for (unsigned phase = 1; phase <= PHASES; phase++) {
         r.t.small = phase & 1;
@@ -162,19 +164,31 @@ static void co_crash_run(const char *create, int64_t size, const char *open,
 
 static void co_small_clusters(void *opaque)
 {
-    co_crash_run("'cluster-size': 512, 'refcount-bits': 64", 4 << 20, "", 1);
+    co_crash_run("'cluster-size': 512, 'refcount-bits': 64", 4 << 20, "", 0, 1);
 }
 
 static void co_tiny_caches(void *opaque)
 {
     co_crash_run("'cluster-size': 1024", 2 << 20,
-                 ",l2-cache-entry-size=512,cache-size=4096", 2);
+                 ",l2-cache-entry-size=512,cache-size=4096", 0, 2);
 }
 
 static void co_default_clusters(void *opaque)
 {
     co_crash_run("'cluster-size': 65536", 8 << 20,
-                 ",pass-discard-request=on,pass-discard-other=on", 3);
+                 ",pass-discard-request=on,pass-discard-other=on", 0, 3);
+}
+
+static void co_compressed(void *opaque)
+{
+    co_crash_run("'cluster-size': 4096", 2 << 20, "", 4096, 4);
+    co_crash_run("'cluster-size': 65536, 'compression-type': 'zstd'", 8 << 20,
+                 ",pass-discard-request=on,pass-discard-other=on", 65536, 5);
+}
+
+static void a_crash_leaves_leaks_at_worst_with_compressed_writes(void **state)
+{
+    in_fake_loop(co_compressed);
 }
 
 static void a_crash_leaves_leaks_at_worst_with_small_clusters(void **state)
@@ -198,6 +212,7 @@ int main(void)
         cmocka_unit_test(a_crash_leaves_leaks_at_worst_with_small_clusters),
         cmocka_unit_test(a_crash_leaves_leaks_at_worst_with_tiny_caches),
         cmocka_unit_test(a_crash_leaves_leaks_at_worst_with_default_clusters),
+        cmocka_unit_test(a_crash_leaves_leaks_at_worst_with_compressed_writes),
     };
     return cmocka_run_group_tests(tests, enter_directory, leave_directory);
 }
