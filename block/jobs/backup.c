@@ -277,6 +277,14 @@ static bool check_bitmap(const struct backup_params *p, GError **error)
         assert(!by_bitmap);
         return true;
     }
+    /* With "never" the stored bitmap does not change. */
+    if (!dirty_bitmap_check(p->bitmap,
+                            p->bitmap_mode == BITMAP_SYNC_MODE_NEVER
+                                ? REFUSE_ALLOW_RO
+                                : REFUSE_DEFAULT,
+                            error)) {
+        return false;
+    }
     if (p->sync == MIRROR_SYNC_MODE_NONE) {
         return error_set(error,
                          "sync mode 'none' does not produce meaningful bitmap "
@@ -288,12 +296,7 @@ static bool check_bitmap(const struct backup_params *p, GError **error)
                          "when combined with sync mode '%s'",
                          mirror_sync_mode_str(p->sync));
     }
-    /* With "never" the stored bitmap does not change. */
-    return dirty_bitmap_check(p->bitmap,
-                              p->bitmap_mode == BITMAP_SYNC_MODE_NEVER
-                                  ? REFUSE_ALLOW_RO
-                                  : REFUSE_DEFAULT,
-                              error);
+    return true;
 }
 
 static bool check_perf(const struct backup_params *p, GError **error)
@@ -333,9 +336,6 @@ bool backup_check_compress(const struct backup_params *p,
 
 static bool check_target(const struct backup_params *p, GError **error)
 {
-    if (!backup_check_compress(p, p->target->driver, error)) {
-        return false;
-    }
     if (p->source->length != p->target->length) {
         return error_set(error, "Source and target image have different sizes");
     }
@@ -482,11 +482,17 @@ struct job *co_backup_prepare(const struct backup_params *params,
 {
     struct backup_params p = *params;
 
+    /* Of several reasons the bitmap is the first, so that a second backup
+     * by one bitmap is told what it waits for. */
+    if (!check_bitmap(&p, error)) {
+        return NULL;
+    }
     if (p.source == p.target) {
         error_set(error, "Source and target cannot be the same");
         return NULL;
     }
-    if (!jobs_check_node_free(p.source, error) ||
+    if (!backup_check_compress(&p, p.target->driver, error) ||
+        !jobs_check_node_free(p.source, error) ||
         !jobs_check_node_free(p.target, error) ||
         !backup_check_start(&p, error) || !check_target(&p, error)) {
         return NULL;

@@ -138,7 +138,12 @@ def test_default_granularity_is_the_cluster_size(pair):
 
 
 def test_a_busy_bitmap_refuses_by_name(pair):
-    """While a job uses it, and after the job it is as before."""
+    """While a job uses it, and after the job it is as before. Of all reasons
+    against a second job the bitmap is the first."""
+    def second(sync, name, mode="on-success", target="t0"):
+        return ("blockdev-backup", {
+            "job-id": "k", "device": "n0", "target": target, "sync": sync,
+            "bitmap": name, "bitmap-mode": mode})
     same_conversation(*pair, SET_UP + [
         null_node("t0"),
         bitmap("add", node="n0", name="b0"),
@@ -151,6 +156,11 @@ def test_a_busy_bitmap_refuses_by_name(pair):
           ("remove", "clear", "enable", "disable")],
         merge("n0", "b0", "b1"), merge("n0", "b1", "b0"),
         lambda d: [b for b in bitmaps(d)["n0"] if b["name"] == "b0"],
+        second("incremental", "b0"), second("bitmap", "b0", "never"),
+        second("full", "b0", "never"), second("full", "b1", "never"),
+        second("none", "b1", "always"), second("bitmap", "b1", "always"),
+        second("bitmap", "b0", "always", target="n0"),
+        second("bitmap", "b1", "always", target="n0"),
         ("job-finalize", {"id": "j"}),
         lambda d: d.qmp.wait_job("j", "null")["data"],
         Events("BLOCK_JOB_COMPLETED"),
