@@ -301,8 +301,6 @@ def test_overlays_in_another_folder(tmp_path, name):
 @pytest.mark.parametrize("options, word", [
     (["-o", "extended_l2=on"], "extended L2 entries"),
     (["-o", "data_file=data"], "external data file"),
-    (["--object", "secret,id=s,data=x", "-o",
-      "encrypt.format=luks,encrypt.key-secret=s"], "LUKS"),
 ])
 def test_features_that_are_not_known_are_refused_by_name(tmp_path, options,
                                                          word):
@@ -312,3 +310,13 @@ def test_features_that_are_not_known_are_refused_by_name(tmp_path, options,
     qemu("img", "create", "-q", "-f", "qcow2", *options, image, "1M")
     r = varve("io", "-f", "qcow2", "-c", "read 0 512", image, ok=False)
     assert r.returncode == 1 and word in r.stdout + r.stderr
+
+
+def test_an_encrypted_image_is_refused_by_name(tmp_path):
+    image = tmp_path / "image"
+    qemu("img", "create", "-q", "-f", "qcow2", image, "1M")
+    with open(image, "r+b") as f:
+        f.seek(32)  # crypt_method
+        f.write((2).to_bytes(4, "big"))
+    r = varve("io", "-f", "qcow2", "-c", "read 0 512", image, ok=False)
+    assert r.returncode == 1 and "LUKS" in r.stdout + r.stderr
