@@ -104,6 +104,10 @@ static bool co_hide_backing(struct node *node, int64_t old, GError **error)
         return true;
     }
     int ret = co_request_zero_pieces(node, old, end - old, 0);
+    if (ret == 0) {
+        /* The new length may be on disk already: so must be what hides. */
+        ret = co_node_flush(node);
+    }
     return ret == 0 ||
            error_set_errno(error, ret, "Failed to zero the grown part of '%s'",
                            node->name);
