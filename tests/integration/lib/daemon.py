@@ -36,16 +36,19 @@ def program(name):
 class Daemon:
     """A running program with a QMP socket. `directory` is its working
     directory; .qmp is a negotiated session; connect() makes more of them (there
-    are two sockets, as each serves one client at a time)."""
+    are two sockets, as each serves one client at a time). `path` is another
+    program to run than the one of that name."""
 
     name = None
 
-    def __init__(self, directory, *args, sockets=2, start=True, env=None):
+    def __init__(self, directory, *args, sockets=2, start=True, env=None,
+                 path=None):
         self.directory = str(directory)
         os.makedirs(self.directory, exist_ok=True)
         self.args = [str(a) for a in args]
         self.sockets = [os.path.join(self.directory, f"qmp{i}.sock")
                         for i in range(sockets)]
+        self.program = path or program(self.name)
         self.env = dict(os.environ, LC_ALL="C.UTF-8", **(env or {}))
         self.process = self.qmp = None
         self.stderr_path = os.path.join(self.directory, "stderr")
@@ -65,7 +68,7 @@ class Daemon:
         for path in self.sockets:
             if os.path.exists(path):
                 os.unlink(path)
-        argv = [program(self.name), *self.monitor_args(), *self.args]
+        argv = [self.program, *self.monitor_args(), *self.args]
         with open(self.stderr_path, "wb") as stderr:
             self.process = subprocess.Popen(
                 argv, cwd=self.directory, stdin=subprocess.DEVNULL,
