@@ -29,6 +29,8 @@ VARIANT     := $(notdir $(CC))$(if $(SAN),-$(subst $(comma),-,$(SAN)))
 BUILD       := $(BUILD_ROOT)/$(VARIANT)
 GEN         := $(BUILD_ROOT)/gen
 PKGS        := glib-2.0 gio-2.0 gio-unix-2.0 json-c liburing zlib libzstd
+# Not on every architecture.
+ISAL        := $(shell pkg-config --exists libisal 2>/dev/null && echo libisal)
 
 ifeq ($(V),1)
 Q :=
@@ -40,8 +42,9 @@ endif
 NO_PKG_GOALS := deps help demo check clean docs
 need_pkgs    := $(if $(MAKECMDGOALS),$(filter-out $(NO_PKG_GOALS),$(MAKECMDGOALS)),all)
 ifneq ($(need_pkgs),)
-PKG_CFLAGS  := $(shell pkg-config --cflags $(PKGS))
-PKG_LIBS    := $(shell pkg-config --libs $(PKGS)) -laio
+PKG_CFLAGS  := $(shell pkg-config --cflags $(PKGS) $(ISAL)) \
+               $(if $(ISAL),-DCONFIG_ISAL)
+PKG_LIBS    := $(shell pkg-config --libs $(PKGS) $(ISAL)) -laio
 endif
 
 OPT         ?= $(if $(SAN),-O1,-O2)

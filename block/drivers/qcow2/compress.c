@@ -15,10 +15,8 @@
 #include <endian.h>
 #include <errno.h>
 #include <string.h>
-#include <zlib.h>
-#include <zstd.h>
-#include <zstd_errors.h>
 #include "aio/file_io.h"
+#include "block/drivers/qcow2/codec.h"
 
 #define COMPRESSORS_MAX 8
 
@@ -26,50 +24,23 @@ struct compressor {
     struct compressor *next;
     size_t bytes; /* of a cluster; out has one byte less to use */
     uint8_t *in, *out;
-    z_stream z;
-    ZSTD_CCtx *zstd; /* NULL: zlib */
+    struct cluster_packer *packer;
 };
 
-/* ---- workers: the length of what is in out, 0 if it is too long ---------- */
-
-static int compress_zlib(void *opaque)
+/* On a worker: the length of what is in out, 0 if it is too long. */
+static int compress(void *opaque)
 {
     struct compressor *c = opaque;
 
-    if (deflateReset(&c->z) != Z_OK) {
-        return -EIO;
-    }
-    c->z.next_in = c->in;
-    c->z.avail_in = c->bytes;
-    c->z.next_out = c->out;
-    c->z.avail_out = c->bytes - 1;
-    int ret = deflate(&c->z, Z_FINISH);
-    if (ret == Z_STREAM_END) {
-        return (int)(c->bytes - 1 - c->z.avail_out);
-    }
-    return ret == Z_OK || ret == Z_BUF_ERROR ? 0 : -EIO;
-}
-
-static int compress_zstd(void *opaque)
-{
-    struct compressor *c = opaque;
-    size_t n = ZSTD_compressCCtx(c->zstd, c->out, c->bytes - 1, c->in, c->bytes,
-                                 ZSTD_CLEVEL_DEFAULT);
-
-    if (!ZSTD_isError(n)) {
-        return (int)n;
-    }
-    return ZSTD_getErrorCode(n) == ZSTD_error_dstSize_tooSmall ? 0 : -EIO;
+    return cluster_pack(c->packer, c->in, c->bytes, c->out, c->bytes - 1);
 }
 
 /* ---- compressors --------------------------------------------------------- */
 
 static void compressor_free(struct compressor *c)
 {
-    if (c->zstd) {
-        ZSTD_freeCCtx(c->zstd);
-    } else {
-        deflateEnd(&c->z);
+    if (c->packer) {
+        cluster_packer_free(c->packer);
     }
     g_free(c->in);
     g_free(c->out);
@@ -80,19 +51,13 @@ static void compressor_free(struct compressor *c)
 static struct compressor *compressor_new(const struct qcow2 *s)
 {
     struct compressor *c = g_new0(struct compressor, 1);
-    bool ok;
 
     c->bytes = s->cluster_size;
     c->in = g_try_malloc(c->bytes);
     c->out = g_try_malloc(c->bytes);
-    if (s->header.compression_type == QCOW2_COMPRESSION_TYPE_ZSTD) {
-        c->zstd = ZSTD_createCCtx();
-        ok = c->zstd;
-    } else {
-        ok = deflateInit2(&c->z, Z_DEFAULT_COMPRESSION, Z_DEFLATED, -12, 9,
-                          Z_DEFAULT_STRATEGY) == Z_OK;
-    }
-    if (!ok || !c->in || !c->out) {
+    c->packer =
+        cluster_packer_new(s->header.compression_type, s->compress_effort);
+    if (!c->in || !c->out || !c->packer) {
         compressor_free(c);
         return NULL;
     }
@@ -216,7 +181,7 @@ static int co_compress_cluster(struct qcow2 *s, int64_t offset,
     }
     iov_to_buf(iov, 0, c->in, iov->bytes);
     memset(c->in + iov->bytes, 0, c->bytes - iov->bytes);
-    int n = co_worker(c->zstd ? compress_zstd : compress_zlib, c);
+    int n = co_worker(compress, c);
     int ret = n > 0 ? co_store_alone(s, offset, c->out, n) : n;
     compressor_put(s, c);
     if (n == 0 || ret == -EFBIG) {

@@ -9,57 +9,21 @@
 #include "block/drivers/qcow2/qcow2.h"
 
 #include <errno.h>
-#include <zlib.h>
-#include <zstd.h>
 #include "aio/file_io.h"
+#include "block/drivers/qcow2/codec.h"
 
 struct expansion {
+    enum qcow2_compression_type type;
     const uint8_t *in;
     uint8_t *out;
     size_t in_bytes, out_bytes;
 };
 
-static int expand_zlib(void *opaque)
+static int expand(void *opaque)
 {
     const struct expansion *x = opaque;
-    z_stream z = {
-        .next_in = (uint8_t *)x->in,
-        .avail_in = x->in_bytes,
-        .next_out = x->out,
-        .avail_out = x->out_bytes,
-    };
 
-    if (inflateInit2(&z, -12) != Z_OK) {
-        return -ENOMEM;
-    }
-    int ret = inflate(&z, Z_FINISH);
-    /* The length in the entry is in sectors, so the input may go on, and some
-     * writers leave out the end of the stream. */
-    bool ok = (ret == Z_STREAM_END || ret == Z_BUF_ERROR) && !z.avail_out;
-    inflateEnd(&z);
-    return ok ? 0 : -EIO;
-}
-
-static int expand_zstd(void *opaque)
-{
-    const struct expansion *x = opaque;
-    ZSTD_inBuffer in = {x->in, x->in_bytes, 0};
-    ZSTD_outBuffer out = {x->out, x->out_bytes, 0};
-    ZSTD_DCtx *ctx = ZSTD_createDCtx();
-    int ret = 0;
-
-    if (!ctx) {
-        return -ENOMEM;
-    }
-    while (ret == 0 && out.pos < out.size) {
-        size_t in_before = in.pos, out_before = out.pos;
-        size_t n = ZSTD_decompressStream(ctx, &out, &in);
-        if (ZSTD_isError(n) || (in.pos == in_before && out.pos == out_before)) {
-            ret = -EIO;
-        }
-    }
-    ZSTD_freeDCtx(ctx);
-    return ret;
+    return cluster_unpack(x->type, x->in, x->in_bytes, x->out, x->out_bytes);
 }
 
 /* Bits of an entry that are an offset; those above, up to bit 61, count the
@@ -93,14 +57,6 @@ void qcow2_compressed_extent(const struct qcow2 *s, uint64_t entry,
     *bytes = (sectors + 1) * 512 - (*host & 511);
 }
 
-static int co_expand(struct qcow2 *s, struct expansion *x)
-{
-    return co_worker(s->header.compression_type == QCOW2_COMPRESSION_TYPE_ZSTD
-                         ? expand_zstd
-                         : expand_zlib,
-                     x);
-}
-
 int co_qcow2_read_compressed(struct qcow2 *s, uint64_t entry, int64_t skip,
                              const struct iov *iov)
 {
@@ -115,8 +71,9 @@ int co_qcow2_read_compressed(struct qcow2 *s, uint64_t entry, int64_t skip,
         ret = co_node_pread(qcow2_file(s), host, in, bytes, 0);
     }
     if (ret == 0) {
-        struct expansion x = {in, out, bytes, s->cluster_size};
-        ret = co_expand(s, &x);
+        struct expansion x = {s->header.compression_type, in, out, bytes,
+                              s->cluster_size};
+        ret = co_worker(expand, &x);
     }
     if (ret == 0) {
         iov_from_buf(iov, 0, out + skip, iov->bytes);

@@ -145,6 +145,9 @@ bool qcow2_apply_options(struct qcow2 *s,
         return error_set(error, "'data-file' can only be set for images with "
                                 "an external data file");
     }
+    if (o->has_compress_effort) {
+        s->compress_effort = o->compress_effort;
+    }
     s->discard_passed[FREE_REQUEST] = request;
     s->discard_passed[FREE_OTHER] =
         o->has_pass_discard_other && o->pass_discard_other;

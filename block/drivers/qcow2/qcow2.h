@@ -89,6 +89,7 @@ struct qcow2 {
     bool discard_passed[FREE_KINDS];
 
     /* see compress.c */
+    enum qcow2_compress_effort compress_effort;
     struct compressor *compressors; /* those at rest */
     unsigned compressors_busy;
     struct co_queue compressor_waiters;
