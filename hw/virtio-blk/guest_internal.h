@@ -1,5 +1,6 @@
 /*
- * The inside of the in-process guest, shared by its driver and its workload.
+ * The inside of a guest, shared by its driver, its workload, and its link to
+ * the device.
  */
 #ifndef VARVE_HW_GUEST_INTERNAL_H
 #define VARVE_HW_GUEST_INTERNAL_H
@@ -9,7 +10,6 @@
 #include "aio/colock.h"
 #include "aio/loop.h"
 #include "hw/guest.h"
-#include "hw/virtio-blk/device.h"
 #include "hw/virtio-blk/guest_queue.h"
 
 struct guest_workload;
@@ -24,15 +24,21 @@ struct guest_pending {
 };
 LIST_HEAD(guest_pending_list, guest_pending);
 
+/* What is between a driver and its device; on the guest's loop. */
+struct guest_link {
+    /* Tells the device that these queues (a bit each) have new requests. */
+    void (*kick)(struct guest *g, uint32_t queues);
+};
+
+/* The driver, on the guest's loop. */
 struct guest {
-    /* the driver, on the guest's loop */
+    const struct guest_link *link;
     struct loop *loop;
     struct guest_queue *queues;
     unsigned num_queues, next_queue;
-    bool attached; /* hears of completions */
-    bool broken;   /* the device wants a reset, or goes away */
-    bool running;  /* the virtual machine runs */
-    int64_t now;   /* the clock, read once a batch */
+    bool broken;  /* the device wants a reset, or goes away */
+    bool running; /* the virtual machine runs */
+    int64_t now;  /* the clock, read once a batch */
     int64_t disk_bytes;
     uint32_t logical_bytes;
     uint32_t max_discard_sectors, max_zeroes_sectors;
@@ -44,23 +50,38 @@ struct guest {
     uint64_t kicks, interrupts;
     struct guest_workload *workload; /* the last one; NULL before the first */
     struct guest_record *record;     /* what verifying workloads wrote */
-    struct loop_hook hook;           /* threaded */
-    struct deferred reap;            /* on the device's loop */
-    /* towards the device */
-    struct virtio_blk *dev;
-    struct loop *dev_loop;
-    struct co_mutex reset_lock; /* on its loop: one reset at a time */
-    int kick_fd, call_fd;       /* threaded; else -1 */
-    struct deferred config;
-    struct runstate_listener run;
+    struct loop_hook hook;           /* looks at the rings by itself */
     int ram_fd;
-    uint8_t *ram;
+    uint8_t *ram; /* at GUEST_RAM_BASE for the device */
     uint64_t ram_bytes;
-    struct guest_memory memory;
 };
+
+/* Where guest memory begins; zero is a bad address to every driver. */
+#define GUEST_RAM_BASE   UINT64_C(0x100000)
+/* More queues than processors would only take address space. */
+#define GUEST_MAX_QUEUES 16
 
 /* ---- guest.c ---- */
 
+/* An empty guest; num_queues <= GUEST_MAX_QUEUES. */
+void guest_init(struct guest *g, const struct guest_link *link,
+                struct loop *loop, unsigned num_queues);
+/* Memory for queues of queue_size entries: one memfd that keeps its size. */
+bool guest_map_ram(struct guest *g, uint16_t queue_size, GError **error);
+/* Makes all queues anew, with the features that were negotiated. */
+void guest_lay_out(struct guest *g, uint16_t queue_size);
+/* What guest_init() and later calls took; not g itself. */
+void guest_destroy(struct guest *g);
+/* Takes the parts of a configuration space that a driver uses. */
+void guest_take_config(struct guest *g, const struct virtio_blk_config *c);
+
+/* Takes completions, and lets the workload go on; true if there were any. */
+bool guest_reap(struct guest *g);
+/* Asks for interrupts on all queues; true if something came meanwhile. */
+bool guest_interrupts_on(struct guest *g);
+/* The device is not believed any more: whoever waits goes on without it. */
+void guest_break(struct guest *g);
+void guest_wake_all(struct guest *g);
 /* A free slot on the next queue that has one, or NULL. */
 struct guest_slot *guest_get_slot(struct guest *g);
 void guest_put_slot(struct guest *g, struct guest_slot *slot);

@@ -14,6 +14,7 @@
 #include "aio/timer.h"
 #include "hw/virtio-blk/guest_internal.h"
 #include "hw/virtio-blk/guest_record.h"
+#include "hw/virtio_blk.h"
 #include "util/error.h"
 #include "util/range.h"
 
