@@ -97,11 +97,13 @@ static const char *take_fraction(const char *s, uint64_t *num, uint64_t *den)
     return s;
 }
 
-/* The digits at s in the given base; NULL if there are none or too many. */
-static const char *take_number(const char *s, int base, uint64_t *value)
+/* The digits at s in the given base; NULL if there are none. What does not fit
+ * into 64 bits becomes a value that does not either. */
+static const char *take_number(const char *s, int base,
+                               unsigned __int128 *value)
 {
     const char *start = s;
-    uint64_t v = 0;
+    unsigned __int128 v = 0;
 
     for (;; s++) {
         int digit =
@@ -109,9 +111,8 @@ static const char *take_number(const char *s, int base, uint64_t *value)
         if (digit < 0) {
             break;
         }
-        if (__builtin_mul_overflow(v, (uint64_t)base, &v) ||
-            __builtin_add_overflow(v, (uint64_t)digit, &v)) {
-            return NULL;
+        if (v <= UINT64_MAX) {
+            v = v * base + digit;
         }
     }
     *value = v;
@@ -120,9 +121,10 @@ static const char *take_number(const char *s, int base, uint64_t *value)
 
 /* Leading blanks and a plus sign pass, as with strtoull(); in hexadecimal b and
  * e are digits, and a fraction of a byte is malformed. */
-static bool parse_size(const char *s, uint64_t *bytes)
+int keyval_size(const char *s, uint64_t *bytes)
 {
-    uint64_t whole, num = 0, den = 1;
+    unsigned __int128 whole;
+    uint64_t num = 0, den = 1;
     int shift = 0;
 
     while (g_ascii_isspace(*s)) {
@@ -132,7 +134,7 @@ static bool parse_size(const char *s, uint64_t *bytes)
     bool hex = s[0] == '0' && (s[1] == 'x' || s[1] == 'X');
     s = hex ? take_number(s + 2, 16, &whole) : take_number(s, 10, &whole);
     if (!s) {
-        return false;
+        return -EINVAL;
     }
     if (*s == '.' && !hex) {
         s = take_fraction(s + 1, &num, &den);
@@ -141,24 +143,24 @@ static bool parse_size(const char *s, uint64_t *bytes)
         shift = suffix_shift(*s++);
     }
     if (shift < 0 || *s || (shift == 0 && num)) {
-        return false;
+        return -EINVAL;
     }
-    unsigned __int128 total = (unsigned __int128)whole << shift;
+    unsigned __int128 total = whole << shift;
     total += ((unsigned __int128)num << shift) / den;
+    if (total > UINT64_MAX) {
+        return -ERANGE;
+    }
     *bytes = total;
-    return total <= UINT64_MAX;
+    return 0;
 }
 
 bool keyval_parse_size(const char *text, uint64_t *bytes, GError **error)
 {
-    uint64_t v;
-
-    if (!parse_size(text, &v)) {
+    if (keyval_size(text, bytes) < 0) {
         return error_set(error,
                          "'%s' is not a size below 2^64: write bytes, or a "
                          "number with one of the suffixes k M G T P E",
                          text);
     }
-    *bytes = v;
     return true;
 }

@@ -25,8 +25,10 @@ struct keyval {
 GPtrArray *keyval_split(const char *text, const char *implied_key,
                         GError **error);
 /* "64k", "1.5G", "0x200", "512" as bytes, with the suffixes B K M G T P E
- * (powers of 1024, either case; in hexadecimal b and e are digits). false and
- * *error if malformed, negative or too large. */
+ * (powers of 1024, either case; in hexadecimal b and e are digits). -EINVAL if
+ * malformed or negative, -ERANGE if too large, with *bytes as it was. */
+int keyval_size(const char *text, uint64_t *bytes);
+/* The same, with an error that says what is expected. */
 bool keyval_parse_size(const char *text, uint64_t *bytes, GError **error);
 
 #endif

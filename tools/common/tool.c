@@ -3,6 +3,8 @@
  */
 #include "tools/common/tool.h"
 
+#include <errno.h>
+#include <inttypes.h>
 #include <malloc.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -23,15 +25,32 @@ void tool_init(const char *argv0)
     mallopt(M_TRIM_THRESHOLD, HEAP_KEEPS);
 }
 
+static void print_error(const char *fmt, va_list ap) G_GNUC_PRINTF(1, 0);
+static void print_error(const char *fmt, va_list ap)
+{
+    fprintf(stderr, "%s: ", g_get_prgname());
+    vfprintf(stderr, fmt, ap);
+    fputc('\n', stderr);
+}
+
 void tool_error(const char *fmt, ...)
 {
     va_list ap;
 
-    fprintf(stderr, "%s: ", g_get_prgname());
     va_start(ap, fmt);
-    vfprintf(stderr, fmt, ap);
+    print_error(fmt, ap);
     va_end(ap);
-    fputc('\n', stderr);
+}
+
+int tool_usage_error(const char *fmt, ...)
+{
+    va_list ap;
+
+    va_start(ap, fmt);
+    print_error(fmt, ap);
+    va_end(ap);
+    fprintf(stderr, "Try '%s --help' for more information\n", g_get_prgname());
+    return 1;
 }
 
 int tool_fail(GError **error)
@@ -73,10 +92,15 @@ int tool_run(int (*co_body)(void *opaque), void *opaque)
 
 bool tool_parse_size(const char *what, const char *text, int64_t *bytes)
 {
-    g_autoptr(GError) error = NULL;
     uint64_t value;
+    int ret = keyval_size(text, &value);
 
-    if (!keyval_parse_size(text, &value, &error) || value > INT64_MAX) {
+    if (ret == -ERANGE || (ret == 0 && value > INT64_MAX)) {
+        tool_error("Invalid %s specified. Must be between 0 and %" PRId64 ".",
+                   what, INT64_MAX);
+        return false;
+    }
+    if (ret < 0) {
         tool_error("Invalid %s specified. You may use k, M, G, T, P or E "
                    "suffixes for",
                    what);

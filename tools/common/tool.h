@@ -16,6 +16,9 @@ void tool_error(const char *fmt, ...) G_GNUC_PRINTF(1, 2);
 int tool_fail(GError **error);
 /* As tool_fail() with "<prefix>: " before the message. */
 int tool_fail_at(const char *prefix, GError **error);
+/* As tool_error(), and prints "Try ... --help": after a wrong command line.
+ * Always returns 1. */
+int tool_usage_error(const char *fmt, ...) G_GNUC_PRINTF(1, 2);
 
 /* Runs co_body(opaque) as a coroutine on a loop of its own and returns what it
  * returned. Nodes that it opened must be closed by then. */

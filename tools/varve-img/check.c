@@ -3,7 +3,6 @@
  */
 #include "tools/varve-img/img.h"
 
-#include <getopt.h>
 #include <inttypes.h>
 #include <json-c/json.h>
 #include <stdio.h>
@@ -125,62 +124,44 @@ static int co_check(void *opaque)
 
 static int check_run(int argc, char **argv)
 {
-    static const struct option longopts[] = {
-        {"output", required_argument, NULL, 'O'},
-        {"force-share", no_argument, NULL, 'U'},
-        {"image-opts", no_argument, NULL, 'I'},
+    struct check o = {.how = {.steady = true}};
+    const struct tool_option rows[] = {
+        {'f', "format", .text = &o.how.format},
+        {'T', NULL, .text = &o.how.cache},
+        {'q', NULL, .flag = &o.quiet},
+        {'U', "force-share", .flag = &o.how.force_share},
+        {0, "output", .json = &o.json},
+        {0, "image-opts", .flag = &o.how.image_opts},
+        {0, "object", .take = tool_take_object},
         {0},
     };
-    struct check o = {.how = {.steady = true}};
-    int opt;
+    int status, first = tool_options(argc, argv, rows, &status);
 
-    while ((opt = getopt_long(argc, argv, "f:qU", longopts, NULL)) != -1) {
-        switch (opt) {
-        case 'f':
-            o.how.format = optarg;
-            break;
-        case 'O':
-            o.json = !strcmp(optarg, "json");
-            if (!o.json && strcmp(optarg, "human")) {
-                tool_error("--output must be used with human or json as "
-                           "argument.");
-                return 1;
-            }
-            break;
-        case 'q':
-            o.quiet = true;
-            break;
-        case 'U':
-            o.how.force_share = true;
-            break;
-        case 'I':
-            o.how.image_opts = true;
-            break;
-        default:
-            return img_usage_error("check: wrong option");
-        }
+    if (!first) {
+        return status;
     }
-    if (argc - optind != 1) {
-        return img_usage_error("Expecting one image file name");
+    if (!img_one_filename(argc, argv, first, &o.how)) {
+        return 1;
     }
-    o.how.filename = argv[optind];
     return tool_run(co_check, &o);
 }
 
 const struct subcommand cmd_check = {
     .name = "check",
-    .usage = "[-f FMT] [--output=human|json] [-q] [-U] FILE",
+    .usage = "[-f FMT] [--output=human|json] [-T CACHE] [-q] [-U] FILE",
     .what = "Tells whether the metadata of an image agree; changes nothing.",
-    .help = "  -f FMT            format of the image; found out if not given\n"
-            "  --output=FORMAT   human (the default) or json\n"
-            "  -q                say nothing, but by the exit status\n"
-            "  --image-opts      FILE is a list of options, not a name\n"
-            "  -U, --force-share open an image that another process writes to\n"
-            "\n"
-            "exit status: 0 all is well, 1 the check failed, 2 errors, 3 "
-            "leaked\nclusters and no errors, 63 the format has no check\n"
-            "\n"
-            "example:\n"
-            "  varve-img check disk.qcow2\n",
+    .help =
+        "  -f FMT            format of the image; found out if not given\n"
+        "  --output=FORMAT   human (the default) or json\n"
+        "  -T CACHE          cache mode: none, writeback (the default) ...\n"
+        "  -q                say nothing, but by the exit status\n"
+        "  --image-opts      FILE is a list of options, not a name\n"
+        "  -U, --force-share open an image that another process writes to\n"
+        "\n"
+        "exit status: 0 all is well, 1 the check failed, 2 errors, 3 "
+        "leaked\nclusters and no errors, 63 the format has no check\n"
+        "\n"
+        "example:\n"
+        "  varve-img check disk.qcow2\n",
     .run = check_run,
 };

@@ -8,7 +8,6 @@
  */
 #include "tools/varve-img/img.h"
 
-#include <getopt.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
@@ -196,46 +195,46 @@ static int co_compare(void *opaque)
     return c->status;
 }
 
+/* Here 1 means that the images differ. */
+static bool take_object(const char *argument, void *opaque, int *status)
+{
+    bool go_on = tool_take_object(argument, NULL, status);
+
+    *status = *status ? 2 : 0;
+    return go_on;
+}
+
 static int compare_run(int argc, char **argv)
 {
     struct compare c = {.pool.limit = TASKS, .mismatch = INT64_MAX};
-    bool progress = false;
-    int opt;
+    const char *cache = NULL;
+    bool progress = false, force_share = false, image_opts = false;
+    const struct tool_option rows[] = {
+        {'f', NULL, .text = &c.how[0].format},
+        {'F', NULL, .text = &c.how[1].format},
+        {'T', NULL, .text = &cache},
+        {'p', NULL, .flag = &progress},
+        {'q', NULL, .flag = &c.quiet},
+        {'s', NULL, .flag = &c.strict},
+        {'U', "force-share", .flag = &force_share},
+        {0, "image-opts", .flag = &image_opts},
+        {0, "object", .take = take_object},
+        {0},
+    };
+    int status, first = tool_options(argc, argv, rows, &status);
 
-    while ((opt = getopt(argc, argv, "f:F:T:psqU")) != -1) {
-        switch (opt) {
-        case 'f':
-            c.how[0].format = optarg;
-            break;
-        case 'F':
-            c.how[1].format = optarg;
-            break;
-        case 'T':
-            c.how[0].cache = c.how[1].cache = optarg;
-            break;
-        case 'p':
-            progress = true;
-            break;
-        case 's':
-            c.strict = true;
-            break;
-        case 'q':
-            c.quiet = true;
-            break;
-        case 'U':
-            c.how[0].force_share = c.how[1].force_share = true;
-            break;
-        default:
-            img_usage_error("compare: wrong option");
-            return 2;
-        }
+    if (!first) {
+        return status;
     }
-    if (argc - optind != 2) {
-        img_usage_error("Expecting two image file names");
-        return 2;
+    if (argc - first != 2) {
+        return tool_usage_error("Expecting two image file names");
     }
-    c.how[0].filename = argv[optind];
-    c.how[1].filename = argv[optind + 1];
+    for (int i = 0; i < 2; i++) {
+        c.how[i].filename = argv[first + i];
+        c.how[i].cache = cache;
+        c.how[i].force_share = force_share;
+        c.how[i].image_opts = image_opts;
+    }
     progress_start(&c.progress, progress && !c.quiet);
     return tool_run(co_compare, &c);
 }
@@ -251,6 +250,7 @@ const struct subcommand cmd_compare = {
         "zero\n"
         "  -p          show progress\n"
         "  -q          print nothing\n"
+        "  --image-opts  FILE1 and FILE2 are lists of options\n"
         "  -U          open images that another process writes to\n"
         "\n"
         "exit status: 0 equal, 1 different, 2 to 4 errors.\n"

@@ -12,7 +12,6 @@
  */
 #include "tools/varve-img/img.h"
 
-#include <getopt.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
@@ -325,8 +324,9 @@ static int co_convert(void *opaque)
     return status;
 }
 
-static bool parse_tasks(const char *text, unsigned *tasks)
+static bool take_tasks(const char *text, void *opaque, int *status)
 {
+    unsigned *tasks = opaque;
     char *end;
     long n = strtol(text, &end, 10);
 
@@ -340,9 +340,11 @@ static bool parse_tasks(const char *text, unsigned *tasks)
     return true;
 }
 
-static bool parse_sparse(const char *text, int64_t *sparse)
+static bool take_sparse(const char *text, void *opaque, int *status)
 {
-    if (!tool_parse_size("image size", text, sparse)) {
+    int64_t *sparse = opaque;
+
+    if (!tool_parse_size("buffer size for sparse output", text, sparse)) {
         return false;
     }
     if (*sparse &&
@@ -363,72 +365,41 @@ static int convert_run(int argc, char **argv)
                         .to = {.writable = true, .cache = "unsafe"},
                         .pool.limit = DEFAULT_TASKS,
                         .sparse = DEFAULT_SPARSE};
-    bool progress = false;
-    int opt;
+    bool progress = false, any_order;
+    const struct tool_option rows[] = {
+        {'c', NULL, .flag = &c.compressed},
+        {'f', NULL, .text = &c.from.format},
+        {'O', NULL, .text = &c.format},
+        {'B', NULL, .text = &c.backing_file},
+        {'F', NULL, .text = &c.backing_format},
+        {'o', NULL, .text = &c.options},
+        {'m', NULL, .take = take_tasks, .opaque = &c.pool.limit},
+        {'S', NULL, .take = take_sparse, .opaque = &c.sparse},
+        {'t', NULL, .text = &c.to.cache},
+        {'T', NULL, .text = &c.from.cache},
+        {'n', NULL, .flag = &c.existing},
+        {'p', NULL, .flag = &progress},
+        {'q', NULL, .flag = &c.quiet},
+        {'U', "force-share", .flag = &c.from.force_share},
+        {'W', NULL, .flag = &any_order}, /* in which tasks write already */
+        {0, "image-opts", .flag = &c.from.image_opts},
+        {0, "object", .take = tool_take_object},
+        {0},
+    };
+    int status, first = tool_options(argc, argv, rows, &status);
 
-    while ((opt = getopt(argc, argv, "cf:O:B:F:o:m:S:t:T:npqUW")) != -1) {
-        switch (opt) {
-        case 'c':
-            c.compressed = true;
-            break;
-        case 'f':
-            c.from.format = optarg;
-            break;
-        case 'O':
-            c.format = optarg;
-            break;
-        case 'B':
-            c.backing_file = optarg;
-            break;
-        case 'F':
-            c.backing_format = optarg;
-            break;
-        case 'o':
-            c.options = optarg;
-            break;
-        case 'm':
-            if (!parse_tasks(optarg, &c.pool.limit)) {
-                return 1;
-            }
-            break;
-        case 'S':
-            if (!parse_sparse(optarg, &c.sparse)) {
-                return 1;
-            }
-            break;
-        case 't':
-            c.to.cache = optarg;
-            break;
-        case 'T':
-            c.from.cache = optarg;
-            break;
-        case 'n':
-            c.existing = true;
-            break;
-        case 'p':
-            progress = true;
-            break;
-        case 'q':
-            c.quiet = true;
-            break;
-        case 'U':
-            c.from.force_share = true;
-            break;
-        case 'W':
-            /* Tasks write in any order already. */
-            break;
-        default:
-            return img_usage_error("convert: wrong option");
-        }
-    }
-    if (argc - optind != 2) {
-        return img_usage_error("Must specify image file name");
+    if (!first) {
+        return status;
     }
     if (c.options && (!strcmp(c.options, "help") || !strcmp(c.options, "?"))) {
         return img_print_create_options(c.format);
     }
-    c.from.filename = argv[optind];
-    c.to.filename = argv[optind + 1];
+    if (argc - first != 2) {
+        tool_error("Must specify image file name");
+        return 1;
+    }
+    c.from.filename = argv[first];
+    c.to.filename = argv[first + 1];
     progress_start(&c.progress, progress && !c.quiet);
     return tool_run(co_convert, &c);
 }
@@ -455,6 +426,7 @@ const struct subcommand cmd_convert = {
         "  -t, -T MODE cache modes of target (unsafe) and source (writeback)\n"
         "  -p          show progress\n"
         "  -U          open a source that another process writes to\n"
+        "  --image-opts  FROM is a list of options, not a name\n"
         "\n"
         "examples:\n"
         "  varve-img convert -p -O qcow2 disk.raw disk.qcow2\n"

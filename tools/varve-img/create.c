@@ -3,7 +3,6 @@
  */
 #include "tools/varve-img/img.h"
 
-#include <getopt.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
@@ -132,7 +131,33 @@ struct create {
     GString *extra;
     char *backing_file, *backing_format; /* from -o */
     bool quiet, unsafe;
+    bool size_is_a_word; /* behind the file name */
 };
+
+/* -o size=. */
+static bool take_size_option(struct create *c, const char *text, GError **error)
+{
+    uint64_t bytes;
+    int ret = keyval_size(text, &bytes);
+
+    if (ret == -ERANGE || (ret == 0 && bytes > INT64_MAX)) {
+        return error_set(error,
+                         "Value '%s' is out of range for parameter "
+                         "'size'",
+                         text);
+    }
+    if (ret < 0) {
+        return error_set(
+            error, "Parameter 'size' expects a non-negative number below 2^64\n"
+                   "Optional suffix k, M, G, T, P or E means kilo-, mega-, "
+                   "giga-, tera-, peta-\nand exabytes, respectively.");
+    }
+    if (c->size_is_a_word) {
+        return error_set(error, "The image size must be specified only once");
+    }
+    c->params.size = bytes;
+    return true;
+}
 
 /* Takes what struct create_params has members for out of the -o strings. */
 static bool sort_options(struct create *c, const char *text, GError **error)
@@ -143,8 +168,8 @@ static bool sort_options(struct create *c, const char *text, GError **error)
         const struct keyval *kv = g_ptr_array_index(list, i);
 
         if (!strcmp(kv->key, "size")) {
-            if (!tool_parse_size("image size", kv->value, &c->params.size)) {
-                return error_set(error, "Parameter 'size' expects a size");
+            if (!take_size_option(c, kv->value, error)) {
+                return false;
             }
         } else if (!strcmp(kv->key, "backing_file")) {
             g_free(c->backing_file);
@@ -228,31 +253,20 @@ static int create_run(int argc, char **argv)
     g_autoptr(GString) extra = g_string_new(NULL);
     struct create c = {.format = "raw", .params = {.size = -1}, .extra = extra};
     g_autoptr(GPtrArray) option_strings = g_ptr_array_new();
-    int opt;
+    const struct tool_option rows[] = {
+        {'f', NULL, .text = &c.format},
+        {'F', NULL, .text = &c.params.backing_format},
+        {'b', NULL, .text = &c.params.backing_file},
+        {'u', NULL, .flag = &c.unsafe},
+        {'o', NULL, .list = option_strings},
+        {'q', NULL, .flag = &c.quiet},
+        {0, "object", .take = tool_take_object},
+        {0},
+    };
+    int status, at = tool_options(argc, argv, rows, &status);
 
-    while ((opt = getopt(argc, argv, "f:F:b:uo:q")) != -1) {
-        switch (opt) {
-        case 'f':
-            c.format = optarg;
-            break;
-        case 'F':
-            c.params.backing_format = optarg;
-            break;
-        case 'b':
-            c.params.backing_file = optarg;
-            break;
-        case 'u':
-            c.unsafe = true;
-            break;
-        case 'o':
-            g_ptr_array_add(option_strings, optarg);
-            break;
-        case 'q':
-            c.quiet = true;
-            break;
-        default:
-            return img_usage_error("create: wrong option");
-        }
+    if (!at) {
+        return status;
     }
     for (unsigned i = 0; i < option_strings->len; i++) {
         const char *text = g_ptr_array_index(option_strings, i);
@@ -260,19 +274,20 @@ static int create_run(int argc, char **argv)
             return img_print_create_options(c.format);
         }
     }
-    if (optind >= argc) {
-        return img_usage_error("Expecting image file name");
+    if (at >= argc) {
+        return tool_usage_error("Expecting image file name");
     }
-    c.filename = argv[optind++];
-    if (optind < argc &&
-        !tool_parse_size("image size", argv[optind++], &c.params.size)) {
+    c.filename = argv[at++];
+    c.size_is_a_word = at < argc;
+    if (c.size_is_a_word &&
+        !tool_parse_size("image size", argv[at++], &c.params.size)) {
         return 1;
     }
-    if (optind < argc) {
-        return img_usage_error("Unexpected argument: %s", argv[optind]);
+    if (at < argc) {
+        return tool_usage_error("Unexpected argument: %s", argv[at]);
     }
     size_t n;
-    int status = 1;
+    status = 1;
     if (!options_of(c.format, &n)) {
         error_set(&error, "Unknown file format '%s'", c.format);
         tool_fail_at(c.filename, &error);

@@ -9,6 +9,7 @@
 #include "block/backend.h"
 #include "block/node.h"
 #include "tools/common/image.h"
+#include "tools/common/options.h"
 #include "tools/common/tool.h"
 
 /* One row of the table in main.c. run() gets argv[0] = the subcommand's name
@@ -24,11 +25,11 @@ struct subcommand {
 extern const struct subcommand cmd_check, cmd_compare, cmd_convert, cmd_create,
     cmd_info, cmd_map;
 
-/* Prints "Try ... --help" after a wrong command line; returns 1. */
-int img_usage_error(const char *fmt, ...) G_GNUC_PRINTF(1, 2);
 /* Prints the subcommand's help to standard output; returns 0. */
 int img_help(const struct subcommand *cmd);
 
+/* The one word after the options, argv[first], as the image's name. */
+bool img_one_filename(int argc, char **argv, int first, struct image_open *how);
 /* Opens the image and a backend on it; prints the error and returns NULL.
  * Suspends. */
 struct backend *co_img_open(const struct image_open *how);

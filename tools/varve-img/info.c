@@ -3,7 +3,6 @@
  */
 #include "tools/varve-img/img.h"
 
-#include <getopt.h>
 #include <inttypes.h>
 #include <json-c/json.h>
 #include <stdio.h>
@@ -104,46 +103,24 @@ static int co_info(void *opaque)
 
 static int info_run(int argc, char **argv)
 {
-    static const struct option longopts[] = {
-        {"output", required_argument, NULL, 'O'},
-        {"backing-chain", no_argument, NULL, 'C'},
-        {"force-share", no_argument, NULL, 'U'},
-        {"image-opts", no_argument, NULL, 'I'},
+    struct info o = {0};
+    const struct tool_option rows[] = {
+        {'f', "format", .text = &o.how.format},
+        {'U', "force-share", .flag = &o.how.force_share},
+        {0, "output", .json = &o.json},
+        {0, "backing-chain", .flag = &o.chain},
+        {0, "image-opts", .flag = &o.how.image_opts},
+        {0, "object", .take = tool_take_object},
         {0},
     };
-    struct info o = {0};
-    int opt;
+    int status, first = tool_options(argc, argv, rows, &status);
 
-    while ((opt = getopt_long(argc, argv, "f:U", longopts, NULL)) != -1) {
-        switch (opt) {
-        case 'f':
-            o.how.format = optarg;
-            break;
-        case 'O':
-            o.json = !strcmp(optarg, "json");
-            if (!o.json && strcmp(optarg, "human")) {
-                tool_error("--output must be used with human or json as "
-                           "argument.");
-                return 1;
-            }
-            break;
-        case 'C':
-            o.chain = true;
-            break;
-        case 'U':
-            o.how.force_share = true;
-            break;
-        case 'I':
-            o.how.image_opts = true;
-            break;
-        default:
-            return img_usage_error("info: wrong option");
-        }
+    if (!first) {
+        return status;
     }
-    if (argc - optind != 1) {
-        return img_usage_error("Expecting one image file name");
+    if (!img_one_filename(argc, argv, first, &o.how)) {
+        return 1;
     }
-    o.how.filename = argv[optind];
     return tool_run(co_info, &o);
 }
 

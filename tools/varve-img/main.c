@@ -4,26 +4,12 @@
  */
 #include "tools/varve-img/img.h"
 
-#include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
 
 static const struct subcommand *const subcommands[] = {
     &cmd_check, &cmd_compare, &cmd_convert, &cmd_create, &cmd_info, &cmd_map,
 };
-
-int img_usage_error(const char *fmt, ...)
-{
-    va_list ap;
-
-    fprintf(stderr, "%s: ", g_get_prgname());
-    va_start(ap, fmt);
-    vfprintf(stderr, fmt, ap);
-    va_end(ap);
-    fprintf(stderr, "\nTry '%s --help' for more information\n",
-            g_get_prgname());
-    return 1;
-}
 
 int img_help(const struct subcommand *cmd)
 {
@@ -52,7 +38,7 @@ int main(int argc, char **argv)
 {
     tool_init(argv[0]);
     if (argc < 2) {
-        return img_usage_error("Not enough arguments");
+        return tool_usage_error("Not enough arguments");
     }
     if (!strcmp(argv[1], "--help") || !strcmp(argv[1], "-h")) {
         return print_help();
@@ -72,5 +58,5 @@ int main(int argc, char **argv)
         }
         return subcommands[i]->run(argc - 1, argv + 1);
     }
-    return img_usage_error("Command not found: %s", argv[1]);
+    return tool_usage_error("Command not found: %s", argv[1]);
 }

@@ -4,7 +4,6 @@
  */
 #include "tools/varve-img/img.h"
 
-#include <getopt.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
@@ -158,54 +157,25 @@ static int co_map(void *opaque)
 
 static int map_run(int argc, char **argv)
 {
-    static const struct option longopts[] = {
-        {"output", required_argument, NULL, 'O'},
-        {"start-offset", required_argument, NULL, 's'},
-        {"max-length", required_argument, NULL, 'l'},
-        {"force-share", no_argument, NULL, 'U'},
-        {"image-opts", no_argument, NULL, 'I'},
+    struct map o = {.most = INT64_MAX};
+    const struct tool_option rows[] = {
+        {'f', "format", .text = &o.how.format},
+        {'s', "start-offset", .size = &o.start, .what = "start offset"},
+        {'l', "max-length", .size = &o.most, .what = "max length"},
+        {'U', "force-share", .flag = &o.how.force_share},
+        {0, "output", .json = &o.json},
+        {0, "image-opts", .flag = &o.how.image_opts},
+        {0, "object", .take = tool_take_object},
         {0},
     };
-    struct map o = {.most = INT64_MAX};
-    int opt;
+    int status, first = tool_options(argc, argv, rows, &status);
 
-    while ((opt = getopt_long(argc, argv, "f:s:l:U", longopts, NULL)) != -1) {
-        switch (opt) {
-        case 'f':
-            o.how.format = optarg;
-            break;
-        case 'O':
-            o.json = !strcmp(optarg, "json");
-            if (!o.json && strcmp(optarg, "human")) {
-                tool_error("--output must be used with human or json as "
-                           "argument.");
-                return 1;
-            }
-            break;
-        case 's':
-            if (!tool_parse_size("start offset", optarg, &o.start)) {
-                return 1;
-            }
-            break;
-        case 'l':
-            if (!tool_parse_size("max length", optarg, &o.most)) {
-                return 1;
-            }
-            break;
-        case 'U':
-            o.how.force_share = true;
-            break;
-        case 'I':
-            o.how.image_opts = true;
-            break;
-        default:
-            return img_usage_error("map: wrong option");
-        }
+    if (!first) {
+        return status;
     }
-    if (argc - optind != 1) {
-        return img_usage_error("Expecting one image file name");
+    if (!img_one_filename(argc, argv, first, &o.how)) {
+        return 1;
     }
-    o.how.filename = argv[optind];
     return tool_run(co_map, &o);
 }
 

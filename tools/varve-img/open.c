@@ -5,6 +5,16 @@
 
 #include "block/request.h"
 
+bool img_one_filename(int argc, char **argv, int first, struct image_open *how)
+{
+    if (argc - first != 1) {
+        tool_usage_error("Expecting one image file name");
+        return false;
+    }
+    how->filename = argv[first];
+    return true;
+}
+
 struct backend *co_img_open(const struct image_open *how)
 {
     g_autoptr(GError) error = NULL;
@@ -14,7 +24,12 @@ struct backend *co_img_open(const struct image_open *how)
                           : PERM_ALL;
 
     if (how->cache && !cache_mode_find(how->cache)) {
-        tool_error("Invalid cache option: %s", how->cache);
+        tool_error("Invalid %scache option: %s", how->writable ? "" : "source ",
+                   how->cache);
+        return NULL;
+    }
+    if (how->image_opts && how->format) {
+        tool_error("--image-opts and --format are mutually exclusive");
         return NULL;
     }
     struct node *node = co_image_open(how, NULL, &error);

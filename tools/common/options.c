@@ -1,0 +1,126 @@
+/*
+ * Reading a table of options. One getopt_long(3) pass; the value that it
+ * returns is the number of the row. Main thread.
+ */
+#include "tools/common/options.h"
+
+#include <getopt.h>
+#include <stdio.h>
+#include <string.h>
+#include "qapi/options.h"
+#include "tools/common/tool.h"
+#include "util/error.h"
+
+enum {
+    MAX_ROWS = 63,
+    BY_NAME = 256, /* what getopt_long() returns: this plus the row */
+};
+
+static bool take_output(const char *text, bool *json)
+{
+    *json = !strcmp(text, "json");
+    if (!*json && strcmp(text, "human")) {
+        tool_error("--output must be used with human or json as argument.");
+        return false;
+    }
+    return true;
+}
+
+/* *status is 1 already. */
+static bool apply(const struct tool_option *row, const char *argument,
+                  int *status)
+{
+    if (row->flag) {
+        *row->flag = true;
+    } else if (row->text) {
+        *row->text = argument;
+    } else if (row->list) {
+        g_ptr_array_add(row->list, (gpointer)argument);
+    } else if (row->json) {
+        return take_output(argument, row->json);
+    } else if (row->size) {
+        return tool_parse_size(row->what, argument, row->size);
+    } else {
+        return row->take(argument, row->opaque, status);
+    }
+    return true;
+}
+
+/* Returns the number of rows. A leading colon makes getopt() tell apart what is
+ * unknown and what lacks its argument. */
+static int prepare(const struct tool_option *rows, char *letters,
+                   struct option *longopts)
+{
+    int n = 0;
+
+    *letters++ = ':';
+    for (; rows[n].letter || rows[n].name; n++) {
+        bool argument = !rows[n].flag;
+
+        g_assert(n < MAX_ROWS);
+        if (rows[n].letter) {
+            *letters++ = rows[n].letter;
+            if (argument) {
+                *letters++ = ':';
+            }
+        }
+        /* A name that cannot be typed keeps the arrays in step. */
+        longopts[n] = (struct option){.name = rows[n].name ? rows[n].name : "=",
+                                      .has_arg = argument ? required_argument
+                                                          : no_argument,
+                                      .val = BY_NAME + n};
+    }
+    *letters = 0;
+    return n;
+}
+
+int tool_options(int argc, char **argv, const struct tool_option *rows,
+                 int *status)
+{
+    struct option longopts[MAX_ROWS + 1] = {0};
+    char letters[2 * MAX_ROWS + 2];
+    int n = prepare(rows, letters, longopts);
+    int opt;
+
+    *status = 1;
+    opterr = 0;
+    while ((opt = getopt_long(argc, argv, letters, longopts, NULL)) != -1) {
+        int row = opt - BY_NAME;
+
+        if (opt == ':') {
+            tool_usage_error("missing argument for option '%s'",
+                             argv[optind - 1]);
+            return 0;
+        }
+        for (int i = 0; opt < BY_NAME && i < n; i++) {
+            row = rows[i].letter == opt ? i : row;
+        }
+        if (row < 0) {
+            tool_usage_error("unrecognized option '%s'", argv[optind - 1]);
+            return 0;
+        }
+        if (!apply(&rows[row], optarg, status)) {
+            return 0;
+        }
+    }
+    return optind;
+}
+
+bool tool_take_object(const char *argument, void *opaque, int *status)
+{
+    g_autoptr(GError) error = NULL;
+
+    if (!strcmp(argument, "help")) {
+        printf("List of user creatable objects:\n");
+        *status = 0;
+        return false;
+    }
+    qapi_auto(object_options) options = qapi_options_parse(
+        &qapi_type_object_options, argument, "qom-type", &error);
+    if (options) {
+        error_set(&error, "invalid object type: %s",
+                  object_type_str(options->qom_type));
+    }
+    tool_fail(&error);
+    return false;
+}
