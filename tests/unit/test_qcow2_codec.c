@@ -77,22 +77,36 @@ static void what_is_packed_comes_back(void **state)
     }
 }
 
+/* Inflates in small pieces of output, so that nothing but the window that the
+ * format grants is remembered. */
+static void inflate_within_window(size_t n)
+{
+    uint8_t piece[512] = {0};
+    size_t done = 0;
+    z_stream z = {.next_in = packed, .avail_in = n};
+
+    assert_int_equal(inflateInit2(&z, -12), Z_OK);
+    for (int ret = Z_OK; ret != Z_STREAM_END;) {
+        z.next_out = piece;
+        z.avail_out = sizeof(piece);
+        ret = inflate(&z, Z_NO_FLUSH);
+        assert_true(ret == Z_OK || ret == Z_STREAM_END);
+        memcpy(back + done, piece, sizeof(piece) - z.avail_out);
+        done += sizeof(piece) - z.avail_out;
+    }
+    assert_int_equal(z.avail_in, 0);
+    assert_int_equal(done, CLUSTER);
+    inflateEnd(&z);
+}
+
 static void deflate_stays_within_a_window_of_4_kib(void **state)
 {
     g_autoptr(GRand) rng = g_rand_new_with_seed(2);
 
     for (unsigned i = 0; i < 2; i++) {
         fill_text(rng);
-        int n = pack_with(&makers[i], CLUSTER, CLUSTER - 1);
-        z_stream z = {.next_in = packed,
-                      .avail_in = n,
-                      .next_out = back,
-                      .avail_out = CLUSTER};
-        assert_int_equal(inflateInit2(&z, -12), Z_OK);
-        assert_int_equal(inflate(&z, Z_FINISH), Z_STREAM_END);
-        assert_int_equal(z.avail_in, 0);
+        inflate_within_window(pack_with(&makers[i], CLUSTER, CLUSTER - 1));
         assert_memory_equal(back, cluster, CLUSTER);
-        inflateEnd(&z);
     }
 }
 
