@@ -17,7 +17,7 @@
 #include <stddef.h>
 #include <string.h>
 #include "block/backend.h"
-#include "block/drivers/qcow2/format.h"
+#include "block/drivers/qcow2/header.h"
 #include "block/request.h"
 #include "util/error.h"
 #include "util/range.h"
@@ -217,95 +217,42 @@ static void fill_header(struct qcow2_disk_header *h, const struct layout *l)
     bool zstd = q->compression == QCOW2_COMPRESSION_TYPE_ZSTD;
 
     *h = (struct qcow2_disk_header){
-        .magic = htobe32(QCOW2_MAGIC),
-        .version = htobe32(q->version),
-        .cluster_bits = htobe32(l->cluster_bits),
-        .size = htobe64(q->size),
-        .l1_size = htobe32(l->l1_entries),
-        .l1_table_offset = htobe64(l->l1_at << l->cluster_bits),
-        .refcount_table_offset = htobe64(l->reftable_at << l->cluster_bits),
-        .refcount_table_clusters = htobe32(l->reftable),
+        .magic = QCOW2_MAGIC,
+        .version = q->version,
+        .cluster_bits = l->cluster_bits,
+        .size = q->size,
+        .l1_size = l->l1_entries,
+        .l1_table_offset = l->l1_at << l->cluster_bits,
+        .refcount_table_offset = l->reftable_at << l->cluster_bits,
+        .refcount_table_clusters = l->reftable,
     };
     if (q->version >= 3) {
-        h->incompatible = htobe64(zstd ? QCOW2_INCOMPAT_COMPRESSION : 0);
-        h->compatible =
-            htobe64(q->lazy_refcounts ? QCOW2_COMPAT_LAZY_REFCOUNTS : 0);
-        h->refcount_order = htobe32(g_bit_nth_lsf(q->refcount_bits, -1));
-        h->header_length = htobe32(QCOW2_FULL_HEADER);
+        h->incompatible = zstd ? QCOW2_INCOMPAT_COMPRESSION : 0;
+        h->compatible = q->lazy_refcounts ? QCOW2_COMPAT_LAZY_REFCOUNTS : 0;
+        h->refcount_order = g_bit_nth_lsf(q->refcount_bits, -1);
         h->compression_type = q->compression;
     }
 }
 
-/* Appends an extension; false if it does not fit below `end`. */
-static bool add_extension(uint8_t *area, size_t *at, size_t end, uint32_t type,
-                          const void *data, size_t bytes)
-{
-    struct qcow2_disk_extension ext = {htobe32(type), htobe32(bytes)};
-    size_t padded = align_up(bytes, 8);
-
-    if (sizeof(ext) + padded > end - *at) {
-        return false;
-    }
-    memcpy(area + *at, &ext, sizeof(ext));
-    if (bytes) {
-        memcpy(area + *at + sizeof(ext), data, bytes);
-    }
-    *at += sizeof(ext) + padded;
-    return true;
-}
-
-/* The names that help a reader which does not know a feature. */
-static void add_feature_names(uint8_t *area, size_t *at, size_t end)
-{
-    static const struct qcow2_disk_feature names[] = {
-        {0, 0, "dirty bit"},
-        {0, 1, "corrupt bit"},
-        {0, 2, "external data file"},
-        {0, 3, "compression type"},
-        {0, 4, "extended L2 entries"},
-        {1, 0, "lazy refcounts"},
-        {2, 0, "bitmaps"},
-        {2, 1, "raw external data"},
-    };
-
-    /* Small clusters have no room for them, and nothing depends on them. */
-    (void)add_extension(area, at, end, QCOW2_EXT_FEATURE_NAMES, names,
-                        sizeof(names));
-}
-
-/* The first cluster, zeroed before. */
-static bool build_first_cluster(uint8_t *area, const struct layout *l,
+/* The first cluster, `size` bytes. */
+static bool build_first_cluster(uint8_t *first, const struct layout *l,
                                 GError **error)
 {
     const struct image_spec *q = l->spec;
-    struct qcow2_disk_header h;
-    size_t name = q->backing_file ? strlen(q->backing_file) : 0;
-    size_t header = q->version >= 3 ? QCOW2_FULL_HEADER : QCOW2_V2_HEADER;
-    size_t at = header, end = q->cluster_size;
+    struct header_area h = {.backing_file = g_strdup(q->backing_file)};
 
-    fill_header(&h, l);
-    if (header + sizeof(struct qcow2_disk_extension) + name > end) {
-        return error_set(error, "Backing file name too long for the cluster "
-                                "size");
-    }
-    end -= name + sizeof(struct qcow2_disk_extension);
-    if (q->backing_format &&
-        !add_extension(area, &at, end, QCOW2_EXT_BACKING_FORMAT,
-                       q->backing_format, strlen(q->backing_format))) {
-        return error_set(error, "Backing file name too long for the cluster "
-                                "size");
+    fill_header(&h.fields, l);
+    if (q->backing_format) {
+        header_area_set(&h, QCOW2_EXT_BACKING_FORMAT, q->backing_format,
+                        strlen(q->backing_format));
     }
     if (q->version >= 3) {
-        add_feature_names(area, &at, end);
+        header_area_set_feature_names(&h);
     }
-    at += sizeof(struct qcow2_disk_extension); /* the end: zeroes */
-    if (name) {
-        memcpy(area + at, q->backing_file, name);
-        h.backing_file_offset = htobe64(at);
-        h.backing_file_size = htobe32(name);
-    }
-    memcpy(area, &h, header);
-    return true;
+    bool ok = header_area_build(&h, 0, first, q->cluster_size);
+    header_area_clear(&h);
+    return ok || error_set(error, "Backing file name too long for the cluster "
+                                  "size");
 }
 
 /* ---- all together -------------------------------------------------------- */
@@ -352,7 +299,6 @@ bool co_qcow2_format(struct node *file, const struct image_spec *q,
     if (!first) {
         return error_set_errno(error, ENOMEM, "Could not write qcow2 image");
     }
-    memset(first, 0, q->cluster_size);
     bool ok = co_write_image(file, &l, first, error);
     io_buffer_free(first);
     return ok;

@@ -1,22 +1,23 @@
 /*
- * The header of an image: read, checked field by field, and changed in place.
+ * The header of an image, read and checked field by field; header_area.c writes
+ * it.
  *
  * Nothing that the file says is believed before it has been compared with a
- * limit. Only single fields are ever written, so extensions that are not known
- * here stay as they are.
+ * limit.
  *
  * Runs on the node's loop.
  */
-#include "block/drivers/qcow2/qcow2.h"
+#include "block/drivers/qcow2/header.h"
 
 #include <endian.h>
 #include <errno.h>
 #include <inttypes.h>
 #include <stddef.h>
 #include <string.h>
+#include "block/drivers/qcow2/qcow2.h"
 #include "util/error.h"
 
-static void header_to_host(struct qcow2_disk_header *h)
+void qcow2_header_to_host(struct qcow2_disk_header *h)
 {
     h->magic = be32toh(h->magic);
     h->version = be32toh(h->version);
@@ -82,11 +83,12 @@ static bool check_length(const struct qcow2_disk_header *h, GError **error)
 /* ---- features ------------------------------------------------------------ */
 
 /* "dirty bit" of the image's own table, or "unknown ... bit: 17". */
-static char *feature_name(const uint8_t *table, size_t bytes, unsigned bit)
+static char *feature_name(const struct header_extension *table, unsigned bit)
 {
-    const struct qcow2_disk_feature *row = (const void *)table;
+    const struct qcow2_disk_feature *row =
+        table ? (const void *)table->data : NULL;
 
-    for (size_t n = bytes / sizeof(*row); n; n--, row++) {
+    for (size_t n = table ? table->bytes / sizeof(*row) : 0; n; n--, row++) {
         if (row->type == 0 && row->bit == bit && row->name[0]) {
             char *name = g_strndup(row->name, sizeof(row->name));
             /* It goes into messages: printable ASCII only. */
@@ -109,8 +111,7 @@ static char *feature_name(const uint8_t *table, size_t bytes, unsigned bit)
 }
 
 static bool check_features(const struct qcow2_disk_header *h,
-                           const uint8_t *names, size_t names_bytes,
-                           GError **error)
+                           const struct header_extension *names, GError **error)
 {
     uint64_t unknown = h->incompatible & ~QCOW2_INCOMPAT_KNOWN;
 
@@ -120,7 +121,7 @@ static bool check_features(const struct qcow2_disk_header *h,
     g_autoptr(GString) list = g_string_new(NULL);
     for (unsigned bit = 0; bit < 64; bit++) {
         if (unknown >> bit & 1) {
-            g_autofree char *name = feature_name(names, names_bytes, bit);
+            g_autofree char *name = feature_name(names, bit);
             g_string_append_printf(list, "%s%s", list->len ? ", " : "", name);
         }
     }
@@ -215,15 +216,9 @@ static bool check_numbers(const struct qcow2_disk_header *h, GError **error)
 
 /* ---- extensions and backing name ----------------------------------------- */
 
-struct extensions {
-    const uint8_t *features;
-    size_t features_bytes;
-    char *backing_format;
-};
-
-/* Walks the extensions in area[from, end). */
+/* Takes over the extensions in area[from, end). */
 static bool parse_extensions(const uint8_t *area, size_t from, size_t end,
-                             struct extensions *out, GError **error)
+                             GPtrArray *out, GError **error)
 {
     for (size_t at = from; at + sizeof(struct qcow2_disk_extension) <= end;) {
         struct qcow2_disk_extension ext;
@@ -237,19 +232,17 @@ static bool parse_extensions(const uint8_t *area, size_t from, size_t end,
             return error_set(
                 error, "Header extension 0x%08" PRIx32 " too large", type);
         }
-        if (type == QCOW2_EXT_BACKING_FORMAT) {
-            if (length > QCOW2_MAX_BACKING_FORMAT) {
-                return error_set(error,
-                                 "ERROR: ext_backing_format: len=%" PRIu32
-                                 " too large",
-                                 length);
-            }
-            g_free(out->backing_format);
-            out->backing_format = g_strndup((const char *)area + at, length);
-        } else if (type == QCOW2_EXT_FEATURE_NAMES) {
-            out->features = area + at;
-            out->features_bytes = length;
+        if (type == QCOW2_EXT_BACKING_FORMAT &&
+            length > QCOW2_MAX_BACKING_FORMAT) {
+            return error_set(
+                error, "ERROR: ext_backing_format: len=%" PRIu32 " too large",
+                length);
         }
+        struct header_extension *e = g_malloc(sizeof(*e) + length);
+        e->type = type;
+        e->bytes = length;
+        memcpy(e->data, area + at, length);
+        g_ptr_array_add(out, e);
         at += MIN(align_up(length, 8), (int64_t)(end - at));
     }
     return true;
@@ -277,17 +270,26 @@ static bool check_backing(const struct qcow2_disk_header *h, GError **error)
 static bool parse_first_cluster(struct qcow2 *s, const uint8_t *area,
                                 GError **error)
 {
-    struct qcow2_disk_header *h = &s->header;
-    struct extensions ext = {0};
-    size_t end = h->backing_file_offset ? h->backing_file_offset
-                                        : (size_t)1 << h->cluster_bits;
+    const struct qcow2_disk_header *h = &s->header;
+    size_t cluster = (size_t)1 << h->cluster_bits;
+    size_t end = h->backing_file_offset ? h->backing_file_offset : cluster;
 
-    if (!parse_extensions(area, h->header_length, end, &ext, error) ||
-        !check_features(h, ext.features, ext.features_bytes, error) ||
+    g_ptr_array_set_size(s->extensions, 0);
+    if (!parse_extensions(area, h->header_length, end, s->extensions, error) ||
+        !check_features(h, qcow2_extension(s, QCOW2_EXT_FEATURE_NAMES),
+                        error) ||
         !check_compression(h, error) || !check_numbers(h, error)) {
-        g_free(ext.backing_format);
         return false;
     }
+    g_free(s->further_fields);
+    s->further_fields = NULL;
+    s->further_bytes =
+        h->header_length > sizeof(*h) ? h->header_length - sizeof(*h) : 0;
+    if (s->further_bytes) {
+        s->further_fields = g_memdup2(area + sizeof(*h), s->further_bytes);
+    }
+    const struct header_extension *format =
+        qcow2_extension(s, QCOW2_EXT_BACKING_FORMAT);
     g_free(s->node->backing_filename);
     g_free(s->node->backing_format);
     s->node->backing_filename =
@@ -295,7 +297,8 @@ static bool parse_first_cluster(struct qcow2 *s, const uint8_t *area,
             ? g_strndup((const char *)area + h->backing_file_offset,
                         h->backing_file_size)
             : NULL;
-    s->node->backing_format = ext.backing_format;
+    s->node->backing_format =
+        format ? g_strndup((const char *)format->data, format->bytes) : NULL;
     return true;
 }
 
@@ -320,7 +323,7 @@ bool co_qcow2_read_header(struct qcow2 *s, GError **error)
     if (ret < 0) {
         return error_set_errno(error, ret, "Could not read qcow2 header");
     }
-    header_to_host(h);
+    qcow2_header_to_host(h);
     if (!check_version(h, error)) {
         return false;
     }
@@ -345,29 +348,4 @@ bool co_qcow2_read_header(struct qcow2 *s, GError **error)
                       : parse_first_cluster(s, area, error);
     io_buffer_free(area);
     return ok;
-}
-
-/* ---- changes ------------------------------------------------------------- */
-
-int co_qcow2_write_field(struct qcow2 *s, int64_t offset, const void *field,
-                         size_t bytes)
-{
-    return co_node_pwrite(qcow2_file(s), offset, field, bytes, 0);
-}
-
-int co_qcow2_update_incompat(struct qcow2 *s, uint64_t set, uint64_t clear)
-{
-    uint64_t value = (s->header.incompatible | set) & ~clear;
-    uint64_t field = htobe64(value);
-
-    if (s->version < 3) {
-        return -ENOTSUP;
-    }
-    int ret = co_qcow2_write_field(
-        s, offsetof(struct qcow2_disk_header, incompatible), &field,
-        sizeof(field));
-    if (ret == 0) {
-        s->header.incompatible = value;
-    }
-    return ret;
 }

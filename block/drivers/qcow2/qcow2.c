@@ -1,14 +1,14 @@
 /*
  * qcow2: disk images that grow, with backing files and refcounts.
  *
- * Files: header.c reads and checks the header; tables.c holds L1, the refcount
- * table and the map of metadata clusters; map.c finds clusters through cached
- * L2 slices (cache.c); io.c reads and writes; alloc.c does the writes that need
- * new clusters, refcount.c and reftable.c hand those out; zero.c changes
- * entries without data; free.c and commit.c keep the order in which things
- * become stable; compress.c compresses, pack.c finds room for what comes out,
- * compressed.c expands; repair.c recounts; resize.c and create*.c speak for
- * themselves.
+ * Files: header.c reads and checks the header, header_area.c writes it;
+ * tables.c holds L1, the refcount table and the map of metadata clusters; map.c
+ * finds clusters through cached L2 slices (cache.c); io.c reads and writes;
+ * alloc.c does the writes that need new clusters, refcount.c and reftable.c
+ * hand those out; zero.c changes entries without data; free.c and commit.c keep
+ * the order in which things become stable; compress.c compresses, pack.c finds
+ * room for what comes out, compressed.c expands; repair.c recounts; resize.c
+ * and create*.c speak for themselves.
  *
  * Invariants:
  *   - what a table on disk refers to is stable and counted before the table
@@ -34,6 +34,7 @@ static void state_init(struct qcow2 *s, struct node *node)
 {
     s->node = node;
     TAILQ_INIT(&s->allocations);
+    s->extensions = g_ptr_array_new_with_free_func(g_free);
     for (unsigned i = 0; i < FREE_STAGES; i++) {
         s->frees[i] = g_array_new(false, false, sizeof(struct free_run));
     }
@@ -45,6 +46,8 @@ static void state_free(struct qcow2 *s)
     meta_cache_destroy(&s->rb);
     qcow2_free_tables(s);
     qcow2_free_compressors(s);
+    g_ptr_array_unref(s->extensions);
+    g_free(s->further_fields);
     for (unsigned i = 0; i < FREE_STAGES; i++) {
         g_array_free(s->frees[i], true);
     }
@@ -81,7 +84,6 @@ static bool co_clear_autoclear(struct qcow2 *s, GError **error)
     if (ret < 0) {
         return error_set_errno(error, ret, "Could not update qcow2 header");
     }
-    s->header.autoclear &= QCOW2_AUTOCLEAR_KNOWN;
     return true;
 }
 

@@ -13,6 +13,7 @@
 #include "aio/colock.h"
 #include "block/drivers/qcow2/cache.h"
 #include "block/drivers/qcow2/format.h"
+#include "block/drivers/qcow2/header.h"
 #include "block/graph.h"
 #include "block/node.h"
 #include "block/request.h"
@@ -96,6 +97,10 @@ struct qcow2 {
 
     /* cold: the header */
     struct qcow2_disk_header header; /* in the host's byte order */
+    GPtrArray *extensions;           /* of struct header_extension */
+    uint8_t *further_fields;         /* of the header, not known here */
+    size_t further_bytes;
+    struct co_mutex header_lock; /* one write of the header at a time */
     bool marked_corrupt;
     bool recurse_known, recurse; /* block status looks into the file */
 };
@@ -131,16 +136,10 @@ struct mapping {
     int64_t bytes;
 };
 
-/* ---- header.c ---- */
+/* ---- header.c; see header.h, too ---- */
 /* Reads and checks header and extensions; sets node->backing_filename and
  * backing_format, s->header and the geometry. */
 bool co_qcow2_read_header(struct qcow2 *s, GError **error);
-/* Sets and clears incompatible feature bits on disk. Not flushed. */
-int co_qcow2_update_incompat(struct qcow2 *s, uint64_t set, uint64_t clear);
-/* Writes bytes of the header: a field that ends up in one sector. */
-int co_qcow2_write_field(struct qcow2 *s, int64_t offset, const void *field,
-                         size_t bytes);
-
 /* ---- options.c ---- */
 /* Sets the caches up and what else follows from the options. */
 bool qcow2_apply_options(struct qcow2 *s,

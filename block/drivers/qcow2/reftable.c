@@ -152,6 +152,8 @@ static int co_grow_table(struct qcow2 *s, int64_t cluster)
     }
     memset(table, 0, g.entries * 8);
     co_mutex_lock(&s->commit_lock);
+    struct free_run old = {s->header.refcount_table_offset,
+                           (int64_t)s->rt_size * 8, FREE_OTHER};
     int ret = co_write_growth(s, &g, table);
     if (ret == 0) {
         ret = co_switch_table(s, &g);
@@ -161,14 +163,10 @@ static int co_grow_table(struct qcow2 *s, int64_t cluster)
         io_buffer_free(table);
         return ret;
     }
-    struct free_run old = {s->header.refcount_table_offset,
-                           (int64_t)s->rt_size * 8, FREE_OTHER};
     io_buffer_free(s->rt);
     s->rt = table;
     s->rt_size = g.entries;
     s->rt_dirt = (struct table_dirt){0};
-    s->header.refcount_table_offset = g.first << s->cluster_bits;
-    s->header.refcount_table_clusters = g.table;
     qcow2_meta_add(s, g.first << s->cluster_bits,
                    (g.table + g.blocks) << s->cluster_bits);
     qcow2_note_used(s, g.first + g.table + g.blocks);

@@ -54,6 +54,9 @@ static int co_write_l1(struct qcow2 *s, uint64_t *disk, int64_t host,
 static int co_grow_l1_locked(struct qcow2 *s, uint32_t entries, uint64_t *table,
                              int64_t host, int64_t bytes)
 {
+    struct free_run old = {s->header.l1_table_offset,
+                           align_up((int64_t)s->l1_size * 8, s->cluster_size),
+                           FREE_OTHER};
     int ret = co_write_l1(s, table, host, bytes);
     if (ret == 0) {
         co_mutex_lock(&s->commit_lock);
@@ -63,10 +66,7 @@ static int co_grow_l1_locked(struct qcow2 *s, uint32_t entries, uint64_t *table,
     if (ret < 0) {
         return ret;
     }
-    int64_t old_bytes = align_up((int64_t)s->l1_size * 8, s->cluster_size);
-    if (old_bytes) {
-        struct free_run old = {s->header.l1_table_offset, old_bytes,
-                               FREE_OTHER};
+    if (old.bytes) {
         /* The next commit makes the header stable before it is free. */
         g_array_append_val(s->frees[FREE_PENDING], old);
     }
@@ -75,8 +75,6 @@ static int co_grow_l1_locked(struct qcow2 *s, uint32_t entries, uint64_t *table,
     io_buffer_free(s->l1);
     s->l1 = table;
     s->l1_size = entries;
-    s->header.l1_size = entries;
-    s->header.l1_table_offset = host;
     qcow2_meta_add(s, host, bytes);
     return 0;
 }
@@ -121,7 +119,6 @@ static int co_set_size(struct qcow2 *s, int64_t size)
                                    &field, sizeof(field));
     }
     if (ret == 0) {
-        s->header.size = size;
         ret = co_node_flush(qcow2_file(s));
     }
     return ret;
