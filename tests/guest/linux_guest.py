@@ -95,7 +95,7 @@ class LinuxGuest:
     """A machine with a disk for each vhost-user socket: /dev/vda, ..."""
 
     def __init__(self, directory, sockets, queues=None, processors=1,
-                 timeout=60):
+                 timeout=120):
         os.makedirs(directory, exist_ok=True)
         self.directory = str(directory)
         self.timeout = timeout
@@ -190,7 +190,7 @@ class LinuxGuest:
         """Switches it off; its disks are flushed by then."""
         self.send("sync; poweroff -f")
         try:
-            self.process.wait(30)
+            self.process.wait(120)
         finally:
             self.kill()
 

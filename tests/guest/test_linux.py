@@ -34,7 +34,7 @@ def backup(node, target, **more):
 
 
 def end_of(daemon, job):
-    event = daemon.qmp.wait_event("BLOCK_JOB_COMPLETED", device=job, timeout=60)
+    event = daemon.qmp.wait_event("BLOCK_JOB_COMPLETED", device=job, timeout=120)
     assert "error" not in event["data"], event
 
 
@@ -144,7 +144,7 @@ def test_what_a_disk_tells_and_takes(daemon, boot):
 
     # A write that finds no space waits until somebody has helped.
     guest.send("dd if=/r of=/dev/vdc bs=4k count=16 conv=fsync")
-    daemon.qmp.wait_event("STOP", timeout=30)
+    daemon.qmp.wait_event("STOP", timeout=120)
     error = daemon.qmp.wait_event("BLOCK_IO_ERROR")
     assert error["data"]["action"] == "stop"
     daemon.command("cont")

@@ -138,14 +138,9 @@ def test_a_full_file_system(disk, small_directory):
                         on_target_error="enospc")
     assert disk.daemon.qmp.wait_event("BLOCK_JOB_ERROR")["data"] == {
         "device": "job-d0", "operation": "write", "action": "stop"}
-    deadline = time.monotonic() + 20
-    while True:
-        job, = disk.daemon.command("query-block-jobs")
-        if job["status"] == "paused":
-            break
-        assert time.monotonic() < deadline, job
-        time.sleep(0.005)
-    assert job["io-status"] == "nospace"
+    disk.daemon.qmp.wait_paused("job-d0")
+    job, = disk.daemon.command("query-block-jobs")
+    assert job["status"] == "paused" and job["io-status"] == "nospace"
     subprocess.run(["mount", "-o", "remount,size=32m", small_directory],
                    check=True)
     disk.daemon.command("block-job-resume", device="job-d0")

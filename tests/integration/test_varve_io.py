@@ -254,7 +254,7 @@ def test_prompt_reads_a_file(sides):
     with open(sides[0] / "script") as script:
         r = subprocess.run([program("varve-io"), "-f", "raw",
                             str(sides[0] / "a.raw")], stdin=script,
-                           capture_output=True, text=True, timeout=20, env=ENV)
+                           capture_output=True, text=True, timeout=60, env=ENV)
     assert r.returncode == 0 and "wrote 4096/4096" in r.stdout
 
 
@@ -291,5 +291,5 @@ def test_help_and_version(sides):
 def test_a_signal_ends_it_at_once(sides):
     r = subprocess.run([program("varve-io"), "-f", "raw", "a.raw", "-c",
                         "write 0 4k", "-c", "sigraise 9"], cwd=sides[0],
-                       capture_output=True, text=True, timeout=20, env=ENV)
+                       capture_output=True, text=True, timeout=60, env=ENV)
     assert r.returncode == -9 and "wrote 4096/4096" in r.stdout

@@ -84,7 +84,7 @@ def test_option_that_is_refused(tmp_path, text):
     answers = []
     for name in ("varved", "qemu-storage-daemon"):
         done = subprocess.run([program(name), "--export", text], cwd=tmp_path,
-                              capture_output=True, text=True, timeout=20,
+                              capture_output=True, text=True, timeout=60,
                               check=False)
         answers.append((done.returncode,
                         done.stderr.replace(name + ": ", "")))
@@ -146,7 +146,7 @@ def test_socket_that_was_passed(tmp_path):
         try:
             assert features(path)
             daemon.communicate(b'{"execute": "qmp_capabilities"}'
-                               b'{"execute": "quit"}', timeout=20)
+                               b'{"execute": "quit"}', timeout=60)
             assert daemon.returncode == 0
         finally:
             daemon.kill()

@@ -8,11 +8,11 @@ import signal
 import subprocess
 import time
 
-from .qmp import Qmp, QmpTimeout
+from .qmp import TIMEOUT, Qmp, QmpTimeout
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(
     os.path.dirname(os.path.abspath(__file__)))))
-START_TIMEOUT = 20
+START_TIMEOUT = TIMEOUT
 # Nothing of this may stand in what a program says.
 SANITIZER = re.compile(r"AddressSanitizer|LeakSanitizer|ThreadSanitizer|"
                        r"runtime error:|Assertion|CRITICAL|(?<!-)core dumped")
@@ -124,7 +124,7 @@ class Daemon:
     def call(self, *args, **kw):
         return self.qmp.call(*args, **kw)
 
-    def stop(self, timeout=30):
+    def stop(self, timeout=TIMEOUT):
         """Ends it by `quit` and checks that it ended well."""
         if self.process.poll() is None:
             try:
@@ -134,13 +134,13 @@ class Daemon:
         self.wait(timeout)
         self.check_end(0)
 
-    def terminate(self, timeout=30):
+    def terminate(self, timeout=TIMEOUT):
         """The same by SIGTERM."""
         self.process.send_signal(signal.SIGTERM)
         self.wait(timeout)
         self.check_end(0)
 
-    def wait(self, timeout=30):
+    def wait(self, timeout=TIMEOUT):
         try:
             self.process.wait(timeout)
         except subprocess.TimeoutExpired:

@@ -5,6 +5,7 @@ import time
 
 from . import images
 from .daemon import Varved
+from .qmp import TIMEOUT
 from .steps import dashes
 
 MIB = 1 << 20
@@ -40,7 +41,7 @@ class Disk:
             return self.daemon.command("x-guest-workload-query",
                                        device=f"vd-{self.name}")["writes"]
         goal = writes() + n
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + TIMEOUT
         while writes() < goal:
             assert time.monotonic() < deadline, "the guest stands still"
             time.sleep(0.005)

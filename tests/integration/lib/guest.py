@@ -5,6 +5,7 @@ import os
 import subprocess
 
 from .daemon import Varved, program
+from .qmp import TIMEOUT
 
 UNIT = 1024
 
@@ -46,7 +47,7 @@ def guest_request(daemon, node, op, offset=0, length=0, pattern=0):
     done = subprocess.run(
         [program("qemu-io"), "-f", "raw", "-c", line,
          f"nbd+unix:///{node}?socket={daemon.path('nbd.sock')}"],
-        capture_output=True, text=True, timeout=30, check=False)
+        capture_output=True, text=True, timeout=TIMEOUT, check=False)
     text = done.stdout + done.stderr
     return "error" if done.returncode or "failed" in text else "ok"
 

@@ -5,7 +5,7 @@ import select
 import socket
 import time
 
-TIMEOUT = 20
+TIMEOUT = 60
 
 
 class QmpError(Exception):
@@ -157,14 +157,14 @@ class Qmp:
                                status=status)
 
     def take_events(self, quiet=0.0):
-        """All events so far, and those that come until there was none for
-        `quiet` seconds and no job is on its way out."""
+        """All events so far; with `quiet`, until there was none for so many
+        seconds and everything has come to rest."""
         deadline = time.monotonic() + self.timeout
         while time.monotonic() < deadline:
             try:
                 message = self.receive(quiet)
             except QmpTimeout:
-                if not quiet or not self.jobs_moving():
+                if not quiet or self.at_rest():
                     break
                 continue
             if message is None:
@@ -174,7 +174,28 @@ class Qmp:
         self.events.clear()
         return events
 
-    def jobs_moving(self):
-        """Some job is in a state in which none stays."""
-        return any(job["status"] in ("created", "aborting")
-                   for job in self.command("query-jobs"))
+    def at_rest(self):
+        """While several questions are answered, which takes the longer the
+        slower the other side is, no event comes, no job gets on, and none is
+        in a state in which none stays."""
+        before = len(self.events)
+        jobs = [self.command("query-jobs") for _ in range(6)]
+        return len(self.events) == before and jobs[-1] == jobs[0] and all(
+            job["status"] not in ("created", "aborting") for job in jobs[0])
+
+    def wait_paused(self, job):
+        """Until the job stands still. To be asked when the last thing that
+        happened to it was that it ran."""
+        status = None
+        waiting = collections.deque(self.events)
+        while True:
+            while waiting:
+                event = waiting.popleft()
+                if self.matches(event, "JOB_STATUS_CHANGE", {"id": job}):
+                    status = event["data"]["status"]
+            if status == "paused":
+                return
+            message = self.receive()
+            assert message and "event" in message, message
+            self.events.append(message)
+            waiting.append(message)

@@ -1,6 +1,5 @@
 """Steps that conversations about backups share."""
 import hashlib
-import time
 
 from .qmp import Qmp
 
@@ -84,10 +83,7 @@ def until_held(job="j"):
     def step(daemon):
         error = daemon.qmp.wait_event("BLOCK_JOB_ERROR", device=job,
                                       action="stop")
-        deadline = time.monotonic() + 20
-        while jobs(daemon).get(job) != "paused":
-            assert time.monotonic() < deadline, daemon.command("query-jobs")
-            time.sleep(0.002)
+        daemon.qmp.wait_paused(job)
         return job_events([*daemon.qmp.take_events(), error])
     step.__name__ = f"until an error holds {job}"
     return step
