@@ -154,16 +154,20 @@ def test_too_long_input_gets_one_error_and_the_session_goes_on(varved):
 
 def test_each_monitor_serves_one_client_at_a_time(pair):
     for daemon in pair:
-        first = raw_session(daemon)
-        first.greet()
-        second = raw_session(daemon)
-        with pytest.raises(QmpTimeout):
-            second.receive(timeout=0.3)
-        first.close()
+        with raw_session(daemon) as first:
+            first.greet()
+            second = Qmp(daemon.sockets[1], negotiate=False)
+            with pytest.raises(QmpTimeout):
+                second.receive(timeout=0.3)
         assert "QMP" in second.greet(), daemon.name
+        second.close()
         # A new session negotiates anew.
-        second.send({"execute": "query-version"})
-        assert second.answer()["error"]["class"] == "CommandNotFound"
+        with daemon.connect(1):
+            pass
+        with raw_session(daemon) as third:
+            third.greet()
+            third.send({"execute": "query-version"})
+            assert third.answer()["error"]["class"] == "CommandNotFound"
 
 
 def test_many_clients_in_a_row(varved):

@@ -184,25 +184,30 @@ class Qemu(Daemon):
     """QEMU's programs lose, once in some hundred times under load, all or part of
     what comes right after the greeting: asks until it is understood."""
 
-    def connect(self, socket=0, negotiate=True, **kw):
-        if not negotiate:
-            return super().connect(socket, negotiate=False, **kw)
-        for _ in range(5):
-            session = super().connect(socket, negotiate=False)
-            session.greet()
-            try:
-                session.send({"execute": "qmp_capabilities", **(
-                    {"arguments": {"enable": ["oob"]}} if kw.get("oob") else {})})
-                answer = session.answer(timeout=4)
-                while "return" not in session.call("query-version"):
-                    session.take_events(quiet=0.2)
-                if "return" in answer:
-                    return session
-            except (QmpTimeout, TypeError):
-                pass
+    def connect(self, socket=0, negotiate=True, oob=False, **kw):
+        for _ in range(8):
+            session = super().connect(socket, negotiate=False, **kw)
+            if self.understands(session):
+                if negotiate:
+                    session.command("qmp_capabilities", **(
+                        {"enable": ["oob"]} if oob else {}))
+                return session
             self.sessions.remove(session)
             session.close()
-        raise AssertionError(f"{self.name} does not negotiate")
+        raise AssertionError(f"{self.name} does not understand")
+
+    @staticmethod
+    def understands(session):
+        """Greets, and asks what changes nothing. After the first answer nothing
+        is lost any more."""
+        session.greet()
+        session.send({"execute": "query-version", "id": "heard"})
+        try:
+            answer = session.answer(timeout=5)
+        except QmpTimeout:
+            return False
+        return answer is not None and answer.get("id") == "heard" and \
+            answer["error"]["class"] == "CommandNotFound"
 
 
 class Oracle(Qemu):

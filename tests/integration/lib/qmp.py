@@ -44,7 +44,9 @@ class Qmp:
                          **({"enable": ["oob"]} if oob else {}))
 
     def greet(self):
-        self.greeting = self.receive()
+        """The greeting, which comes once."""
+        if self.greeting is None:
+            self.greeting = self.receive()
         return self.greeting
 
     def close(self):
