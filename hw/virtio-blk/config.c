@@ -51,6 +51,11 @@ static bool if_event_idx(const struct virtio_blk *dev)
     return !dev->props.no_event_idx;
 }
 
+static bool if_packed(const struct virtio_blk *dev)
+{
+    return dev->props.packed;
+}
+
 static bool if_indirect(const struct virtio_blk *dev)
 {
     return !dev->props.no_indirect;
@@ -73,6 +78,7 @@ static const struct feature {
     {VIRTIO_F_INDIRECT_DESC, "INDIRECT_DESC", if_indirect},
     {VIRTIO_F_EVENT_IDX, "EVENT_IDX", if_event_idx},
     {VIRTIO_F_VERSION_1, "VERSION_1", NULL},
+    {VIRTIO_F_RING_PACKED, "RING_PACKED", if_packed},
 };
 
 const char *virtio_blk_feature_name(unsigned bit)

@@ -87,6 +87,21 @@ void virtio_blk_reset(struct virtio_blk *dev)
     }
 }
 
+/* What the features that were negotiated say about a queue. */
+static bool start_queue(struct virtio_blk_queue *q)
+{
+    struct virtio_blk *dev = q->dev;
+
+    q->setup.event_idx = virtio_blk_has(dev, VIRTIO_F_EVENT_IDX);
+    q->setup.indirect = virtio_blk_has(dev, VIRTIO_F_INDIRECT_DESC);
+    if (virtqueue_start(&q->vq, virtio_blk_ring_format(dev->acked), dev->memory,
+                        &q->setup)) {
+        return true;
+    }
+    virtio_blk_break(dev, q->vq.broken);
+    return false;
+}
+
 static void driver_ok(struct virtio_blk *dev)
 {
     virtio_blk_config_driver_ok(dev);
@@ -95,11 +110,9 @@ static void driver_ok(struct virtio_blk *dev)
     for (unsigned i = 0; i < dev->num_queues; i++) {
         struct virtio_blk_queue *q = &dev->queues[i];
 
-        q->setup.event_idx = virtio_blk_has(dev, VIRTIO_F_EVENT_IDX);
-        q->setup.indirect = virtio_blk_has(dev, VIRTIO_F_INDIRECT_DESC);
-        if (q->enabled && !virtqueue_start(&q->vq, &split_ring_format,
-                                           dev->memory, &q->setup)) {
-            virtio_blk_break(dev, q->vq.broken);
+        q->setup.avail_idx = q->setup.used_idx =
+            virtio_blk_ring_format(dev->acked)->first;
+        if (q->enabled && !start_queue(q)) {
             return;
         }
     }
@@ -354,11 +367,8 @@ bool virtio_blk_start_queue(struct virtio_blk *dev, unsigned index,
     struct virtio_blk_queue *q = &dev->queues[index];
 
     q->setup = *setup;
-    q->setup.event_idx = virtio_blk_has(dev, VIRTIO_F_EVENT_IDX);
-    q->setup.indirect = virtio_blk_has(dev, VIRTIO_F_INDIRECT_DESC);
     q->paused = false;
-    if (!virtqueue_start(&q->vq, &split_ring_format, dev->memory, &q->setup)) {
-        virtio_blk_break(dev, q->vq.broken);
+    if (!start_queue(q)) {
         return false;
     }
     virtio_blk_kick(dev, index);
@@ -373,7 +383,7 @@ void virtio_blk_pause_queue(struct virtio_blk *dev, unsigned index, bool paused)
     }
 }
 
-uint16_t co_virtio_blk_stop_queue(struct virtio_blk *dev, unsigned index)
+uint32_t co_virtio_blk_stop_queue(struct virtio_blk *dev, unsigned index)
 {
     struct virtio_blk_queue *q = &dev->queues[index];
 
@@ -385,7 +395,7 @@ uint16_t co_virtio_blk_stop_queue(struct virtio_blk *dev, unsigned index)
     if (dev->active && virtqueue_publish(&q->vq)) {
         dev->transport->notify_queue(dev->transport_opaque, index);
     }
-    uint16_t next = q->vq.last_avail;
+    uint32_t next = q->vq.last_avail | (uint32_t)q->vq.used_idx << 16;
 
     virtqueue_stop(&q->vq);
     q->paused = false;

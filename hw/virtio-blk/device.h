@@ -113,7 +113,8 @@ void virtio_blk_config_read(const struct virtio_blk *dev, unsigned offset,
                             void *buf, unsigned bytes);
 void virtio_blk_config_write(struct virtio_blk *dev, unsigned offset,
                              const void *buf, unsigned bytes);
-/* Enables a queue before DRIVER_OK; later, or out of range, it is ignored. */
+/* Enables a new queue before DRIVER_OK; later, or out of range, it is ignored.
+ */
 void virtio_blk_set_queue(struct virtio_blk *dev, unsigned index,
                           const struct virtqueue_setup *setup);
 /* The driver's notification: the queue is looked at soon. */
@@ -133,9 +134,9 @@ bool virtio_blk_start_queue(struct virtio_blk *dev, unsigned index,
 void virtio_blk_pause_queue(struct virtio_blk *dev, unsigned index,
                             bool paused);
 /* Waits for the requests of the queue (held ones as well), shows their ends to
- * the driver, and stops it. Returns the index of the next available entry.
- * Suspends. */
-uint16_t co_virtio_blk_stop_queue(struct virtio_blk *dev, unsigned index);
+ * the driver, and stops it. Returns where the queue would go on: avail_idx in
+ * the low half, used_idx in the high one. Suspends. */
+uint32_t co_virtio_blk_stop_queue(struct virtio_blk *dev, unsigned index);
 /* Ends everything: held requests are dropped, those in flight are waited for,
  * and nothing more is shown to the driver. The mode of the write cache stays,
  * for the driver may still believe in it. Suspends. */
@@ -144,6 +145,13 @@ void co_virtio_blk_halt(struct virtio_blk *dev);
  * queues are looked up anew at the end. begin suspends. */
 void co_virtio_blk_memory_begin(struct virtio_blk *dev);
 void virtio_blk_memory_end(struct virtio_blk *dev);
+/* Of the queues of a driver that took these features. */
+static inline const struct ring_format *virtio_blk_ring_format(
+    uint64_t features)
+{
+    return features & VIRTIO_BIT(VIRTIO_F_RING_PACKED) ? &packed_ring_format
+                                                       : &split_ring_format;
+}
 /* The queue is between start and stop. */
 static inline bool virtio_blk_queue_started(const struct virtio_blk *dev,
                                             unsigned index)

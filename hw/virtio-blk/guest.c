@@ -203,9 +203,7 @@ void guest_lay_out(struct guest *g, uint16_t queue_size)
 
         guest_queue_destroy(q);
         guest_queue_init(q, queue_size, g->ram + i * each,
-                         GUEST_RAM_BASE + i * each,
-                         g->features & VIRTIO_BIT(VIRTIO_F_EVENT_IDX),
-                         g->features & VIRTIO_BIT(VIRTIO_F_INDIRECT_DESC));
+                         GUEST_RAM_BASE + i * each, g->features);
     }
 }
 

@@ -7,6 +7,9 @@
 
 #include "util/error.h"
 
+#define BAD_ADDRESS UINT64_C(0xffff000000000000)
+
+/* Of a packed table's descriptors the last two fields are id and flags. */
 static void set(struct vring_desc *d, uint64_t gpa, uint32_t bytes,
                 uint16_t flags, uint16_t next)
 {
@@ -16,27 +19,11 @@ static void set(struct vring_desc *d, uint64_t gpa, uint32_t bytes,
     d->next = htole16(next);
 }
 
-static void bad_loop(struct guest_queue *q, struct guest_slot *s, uint16_t head)
-{
-    set(&q->desc[head], s->control_gpa, 16, VRING_DESC_F_NEXT, head);
-}
+/* ---- split ---- */
 
-static void bad_address(struct guest_queue *q, struct guest_slot *s,
-                        uint16_t head)
+static uint16_t head_of(const struct guest_queue *q, const struct guest_slot *s)
 {
-    set(&q->desc[head], UINT64_C(0xffff000000000000), 16, 0, 0);
-}
-
-static void bad_zero_length(struct guest_queue *q, struct guest_slot *s,
-                            uint16_t head)
-{
-    set(&q->desc[head], s->control_gpa, 0, 0, 0);
-}
-
-static void bad_no_status(struct guest_queue *q, struct guest_slot *s,
-                          uint16_t head)
-{
-    set(&q->desc[head], s->control_gpa, 16, 0, 0);
+    return (s - q->slots) * (q->indirect ? 1 : 3);
 }
 
 static uint64_t table_gpa(const struct guest_slot *s)
@@ -44,39 +31,132 @@ static uint64_t table_gpa(const struct guest_slot *s)
     return s->control_gpa + offsetof(struct guest_slot_control, table);
 }
 
+/* One descriptor as the whole chain. */
+static void single(struct guest_queue *q, const struct guest_slot *s,
+                   uint64_t gpa, uint32_t bytes, uint16_t flags)
+{
+    uint16_t head = head_of(q, s);
+
+    set(&q->desc[head], gpa, bytes, flags, head);
+    guest_queue_add_raw(q, head);
+}
+
+static void split_loop(struct guest_queue *q, struct guest_slot *s)
+{
+    single(q, s, s->control_gpa, 16, VRING_DESC_F_NEXT);
+}
+
+static void split_address(struct guest_queue *q, struct guest_slot *s)
+{
+    single(q, s, BAD_ADDRESS, 16, 0);
+}
+
+static void split_zero_length(struct guest_queue *q, struct guest_slot *s)
+{
+    single(q, s, s->control_gpa, 0, 0);
+}
+
+static void split_no_status(struct guest_queue *q, struct guest_slot *s)
+{
+    single(q, s, s->control_gpa, 16, 0);
+}
+
+static void split_avail_index(struct guest_queue *q, struct guest_slot *s)
+{
+    guest_queue_add_raw(q, head_of(q, s));
+    q->avail_idx += q->size + 1;
+}
+
 /* In descriptors of the slot's own: another request's would make it whole. */
-static void bad_short_header(struct guest_queue *q, struct guest_slot *s,
-                             uint16_t head)
+static void split_short_header(struct guest_queue *q, struct guest_slot *s)
 {
     struct vring_desc *chain = q->indirect ? s->control->table : q->desc;
-    uint16_t at = q->indirect ? 0 : head;
+    uint16_t head = head_of(q, s), at = q->indirect ? 0 : head;
 
     set(&chain[at], s->control_gpa, 15, VRING_DESC_F_NEXT, at + 1);
     set(&chain[at + 1], s->data_gpa, 1, VRING_DESC_F_WRITE, 0);
     if (q->indirect) {
         set(&q->desc[head], table_gpa(s), 32, VRING_DESC_F_INDIRECT, 0);
     }
+    guest_queue_add_raw(q, head);
 }
 
-static void bad_indirect(struct guest_queue *q, struct guest_slot *s,
-                         uint16_t head)
+static void split_indirect(struct guest_queue *q, struct guest_slot *s)
 {
-    set(&q->desc[head], table_gpa(s), 16, VRING_DESC_F_INDIRECT, 0);
     set(&s->control->table[0], table_gpa(s), 16, VRING_DESC_F_INDIRECT, 0);
+    single(q, s, table_gpa(s), 16, VRING_DESC_F_INDIRECT);
 }
+
+/* ---- packed ---- */
+
+static void put(struct guest_queue *q, const struct guest_slot *s, uint64_t gpa,
+                uint32_t bytes, uint16_t flags)
+{
+    guest_packed_put(q, gpa, bytes, flags, s - q->slots);
+}
+
+/* Around the whole ring, which has no other loops. */
+static void packed_loop(struct guest_queue *q, struct guest_slot *s)
+{
+    for (unsigned i = 0; i < q->size; i++) {
+        put(q, s, s->control_gpa, 16, VRING_DESC_F_NEXT);
+    }
+}
+
+static void packed_address(struct guest_queue *q, struct guest_slot *s)
+{
+    put(q, s, BAD_ADDRESS, 16, 0);
+}
+
+static void packed_zero_length(struct guest_queue *q, struct guest_slot *s)
+{
+    put(q, s, s->control_gpa, 0, 0);
+}
+
+static void packed_no_status(struct guest_queue *q, struct guest_slot *s)
+{
+    put(q, s, s->control_gpa, 16, 0);
+}
+
+/* Into a descriptor that was not made available. */
+static void packed_avail_index(struct guest_queue *q, struct guest_slot *s)
+{
+    put(q, s, s->control_gpa, 16, VRING_DESC_F_NEXT);
+}
+
+static void packed_short_header(struct guest_queue *q, struct guest_slot *s)
+{
+    put(q, s, s->control_gpa, 15, VRING_DESC_F_NEXT);
+    put(q, s, s->data_gpa, 1, VRING_DESC_F_WRITE);
+}
+
+static void packed_indirect(struct guest_queue *q, struct guest_slot *s)
+{
+    set(&s->control->table[0], table_gpa(s), 16, 0, VRING_DESC_F_INDIRECT);
+    put(q, s, table_gpa(s), 16, VRING_DESC_F_INDIRECT);
+}
+
+/* ---- both ---- */
+
+static void bad_head(struct guest_queue *q, struct guest_slot *s)
+{
+    guest_queue_add_raw(q, q->size);
+}
+
+typedef void inject_fn(struct guest_queue *q, struct guest_slot *s);
 
 static const struct {
-    void (*write)(struct guest_queue *q, struct guest_slot *s, uint16_t head);
-    uint16_t head_plus, index_plus; /* beyond the ring */
+    inject_fn *split, *packed;
 } rows[] = {
-    [GUEST_MALFORMATION_LOOP] = {.write = bad_loop},
-    [GUEST_MALFORMATION_ADDRESS] = {.write = bad_address},
-    [GUEST_MALFORMATION_HEAD] = {.head_plus = 1},
-    [GUEST_MALFORMATION_AVAIL_INDEX] = {.index_plus = 1},
-    [GUEST_MALFORMATION_ZERO_LENGTH] = {.write = bad_zero_length},
-    [GUEST_MALFORMATION_NO_STATUS] = {.write = bad_no_status},
-    [GUEST_MALFORMATION_SHORT_HEADER] = {.write = bad_short_header},
-    [GUEST_MALFORMATION_INDIRECT] = {.write = bad_indirect},
+    [GUEST_MALFORMATION_LOOP] = {split_loop, packed_loop},
+    [GUEST_MALFORMATION_ADDRESS] = {split_address, packed_address},
+    [GUEST_MALFORMATION_HEAD] = {bad_head, bad_head},
+    [GUEST_MALFORMATION_AVAIL_INDEX] = {split_avail_index, packed_avail_index},
+    [GUEST_MALFORMATION_ZERO_LENGTH] = {split_zero_length, packed_zero_length},
+    [GUEST_MALFORMATION_NO_STATUS] = {split_no_status, packed_no_status},
+    [GUEST_MALFORMATION_SHORT_HEADER] = {split_short_header,
+                                         packed_short_header},
+    [GUEST_MALFORMATION_INDIRECT] = {split_indirect, packed_indirect},
 };
 
 bool guest_inject(struct guest *g, enum guest_malformation what, GError **error)
@@ -92,18 +172,8 @@ bool guest_inject(struct guest *g, enum guest_malformation what, GError **error)
     if (!slot) {
         return error_set(error, "The guest's queue is full");
     }
-    uint16_t head = slot - q->slots;
-
-    if (!q->indirect) {
-        head *= 3;
-    }
-    if (rows[what].write) {
-        rows[what].write(q, slot, head);
-    }
-    guest_queue_add_raw(q, rows[what].head_plus ? q->size : head);
-    if (rows[what].index_plus) {
-        q->avail_idx += q->size + rows[what].index_plus;
-    }
+    (q->format == &guest_packed_ring ? rows[what].packed
+                                     : rows[what].split)(q, slot);
     guest_ring(g);
     return true;
 }

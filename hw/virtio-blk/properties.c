@@ -78,6 +78,8 @@ static const struct prop {
      "<uint16> - number of virtqueues (default: 1)"},
     {"opt_io_size", PROP_SIZE, AT(props.opt_io_bytes),
      "<size> - preferred request in bytes (default: 0)"},
+    {"packed", PROP_ON_OFF, AT(props.packed),
+     "<bool> - offer packed virtqueues (default: off)"},
     {"physical_block_size", PROP_SIZE, AT(props.physical_bytes),
      "<size> - bytes of a physical block (default: 512)"},
     {"queue-size", PROP_NUMBER, AT(props.queue_size),

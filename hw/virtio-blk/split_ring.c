@@ -10,27 +10,23 @@
 #include <errno.h>
 
 #include "aio/atomic.h"
-#include "hw/virtio-blk/virtio_defs.h"
-#include "hw/virtio-blk/virtqueue.h"
-
-static void *area(const struct virtqueue *vq, uint64_t gpa, uint64_t bytes,
-                  unsigned align)
-{
-    void *host = guest_memory_at(vq->memory, gpa, bytes);
-
-    /* Both: the guest's alignment is the rule, ours what the CPU needs. */
-    return gpa % align || (uintptr_t)host % align ? NULL : host;
-}
+#include "hw/virtio-blk/ring_table.h"
+#include "util/range.h"
 
 /* The areas must lie in one region each: their fields are accessed in place. */
 static bool split_map(struct virtqueue *vq)
 {
     const struct virtqueue_setup *s = &vq->setup;
 
-    vq->desc = area(vq, s->desc, vring_desc_bytes(vq->size), VRING_DESC_ALIGN);
-    vq->avail =
-        area(vq, s->avail, vring_avail_bytes(vq->size), VRING_AVAIL_ALIGN);
-    vq->used = area(vq, s->used, vring_used_bytes(vq->size), VRING_USED_ALIGN);
+    if (!is_power_of_2(vq->size)) {
+        return virtqueue_break(vq, "invalid queue size");
+    }
+    vq->desc = virtqueue_area(vq, s->desc, vring_desc_bytes(vq->size),
+                              VRING_DESC_ALIGN);
+    vq->avail = virtqueue_area(vq, s->avail, vring_avail_bytes(vq->size),
+                               VRING_AVAIL_ALIGN);
+    vq->used = virtqueue_area(vq, s->used, vring_used_bytes(vq->size),
+                              VRING_USED_ALIGN);
     if (!vq->desc || !vq->avail || !vq->used) {
         return virtqueue_break(vq, "ring outside guest memory or unaligned");
     }
@@ -62,70 +58,41 @@ static struct vring_desc fetch(const struct vring_desc *from)
     };
 }
 
-/* A table of descriptors: the ring's own, or an indirect one. */
-struct table {
-    const struct vring_desc *entries; /* NULL: look each one up by gpa */
-    uint64_t gpa;
-    uint32_t count;
-    bool indirect;
-};
-
-static bool fetch_from(struct virtqueue *vq, const struct table *t,
+static bool fetch_from(struct virtqueue *vq, const struct ring_table *t,
                        uint32_t index, struct vring_desc *d)
 {
+    struct vring_desc copy;
+
     if (index >= t->count) {
         return virtqueue_break(vq, "next descriptor out of range");
     }
-    if (G_LIKELY(t->entries)) {
-        *d = fetch(&t->entries[index]);
-        return true;
-    }
-    struct vring_desc copy;
+    const struct vring_desc *from = ring_table_at(vq, t, index, &copy);
 
-    if (guest_memory_read(vq->memory, t->gpa + (uint64_t)index * sizeof(copy),
-                          &copy, sizeof(copy)) < 0) {
-        return virtqueue_break(vq, "indirect table outside guest memory");
+    if (!from) {
+        return false;
     }
-    *d = fetch(&copy);
+    *d = fetch(from);
     return true;
 }
 
 /* 2.6.5.3: the last descriptor of the ring's own table may refer to a table
  * that continues the chain. */
-static bool enter_indirect(struct virtqueue *vq, struct table *t,
+static bool enter_indirect(struct virtqueue *vq, struct ring_table *t,
                            const struct vring_desc *d)
 {
-    if (!vq->indirect) {
-        return virtqueue_break(vq, "indirect descriptor was not negotiated");
-    }
     if (t->indirect) {
         return virtqueue_break(vq, "indirect descriptor in indirect table");
     }
     if (d->flags & VRING_DESC_F_NEXT) {
         return virtqueue_break(vq, "indirect descriptor with a next one");
     }
-    if (!d->len || d->len % sizeof(struct vring_desc)) {
-        return virtqueue_break(vq, "indirect table of odd length");
-    }
-    *t = (struct table){
-        .entries = guest_memory_at(vq->memory, d->addr, d->len),
-        .gpa = d->addr,
-        .count = d->len / sizeof(struct vring_desc),
-        .indirect = true,
-    };
-    if ((uintptr_t)t->entries % sizeof(uint64_t)) {
-        t->entries = NULL; /* legal for the guest: copy each one out */
-    }
-    if (!t->entries && t->gpa > UINT64_MAX - d->len) {
-        return virtqueue_break(vq, "indirect table outside guest memory");
-    }
-    return true;
+    return ring_table_open(vq, t, d->addr, d->len);
 }
 
 static bool read_chain(struct virtqueue *vq, uint16_t head)
 {
     struct vq_chain *c = virtqueue_chain_begin(vq, head);
-    struct table t = {.entries = vq->desc, .count = vq->size};
+    struct ring_table t = {.entries = vq->desc, .count = vq->size};
     uint32_t index = head;
     unsigned buffers = 0;
     struct vring_desc d = {0};

@@ -1,6 +1,7 @@
 /*
  * What the virtio 1.1 specification fixes: layouts and numbers of split rings
- * (2.6), device status (2.1), feature bits (6) and block requests (5.2).
+ * (2.6) and packed ones (2.7), device status (2.1), feature bits (6) and block
+ * requests (5.2).
  *
  * Everything in guest memory is little-endian and may change under our feet at
  * any time, so each field is read exactly once, through guest_read_*().
@@ -9,6 +10,7 @@
 #define VARVE_HW_VIRTIO_DEFS_H
 
 #include <endian.h>
+#include <stdbool.h>
 #include <stdint.h>
 
 /* ---- 2.1 device status ---- */
@@ -34,6 +36,7 @@
 #define VIRTIO_F_INDIRECT_DESC     28
 #define VIRTIO_F_EVENT_IDX         29
 #define VIRTIO_F_VERSION_1         32
+#define VIRTIO_F_RING_PACKED       34
 
 #define VIRTIO_BIT(n)              (UINT64_C(1) << (n))
 
@@ -93,6 +96,84 @@ static inline uint64_t vring_used_bytes(unsigned size)
 static inline int vring_need_event(uint16_t event, uint16_t now, uint16_t old)
 {
     return (uint16_t)(now - event - 1) < (uint16_t)(now - old);
+}
+
+/* ---- 2.7 packed rings ---- */
+#define VRING_PACKED_F_AVAIL (1 << 7)
+#define VRING_PACKED_F_USED  (1 << 15)
+
+/* The ring's, and those of an indirect table, where only WRITE counts. */
+struct vring_packed_desc {
+    uint64_t addr;
+    uint32_t len;
+    uint16_t id;
+    uint16_t flags;
+};
+
+/* 2.7.14: an event suppression structure is one word, written and read at once:
+ * a position in the low half, what to do with it in the high one. */
+#define VRING_EVENT_ENABLE      0
+#define VRING_EVENT_DISABLE     1
+#define VRING_EVENT_DESC        2 /* at the position; EVENT_IDX only */
+#define VRING_EVENT(flags, pos) ((uint32_t)(flags) << 16 | (pos))
+
+#define VRING_EVENT_BYTES       4
+#define VRING_EVENT_ALIGN       4
+
+/* A position in a packed ring: the descriptor in bits 0-14, and the wrap
+ * counter (2.7.1) in bit 15, as event structures and vhost-user have it. */
+#define VRING_PACKED_WRAP       0x8000
+#define VRING_PACKED_FIRST      VRING_PACKED_WRAP
+#define VRING_PACKED_MAX_SIZE   32768
+
+static inline uint16_t vring_packed_index(uint16_t pos)
+{
+    return pos & ~VRING_PACKED_WRAP;
+}
+
+/* n <= size */
+static inline uint16_t vring_packed_advance(uint16_t pos, unsigned n,
+                                            unsigned size)
+{
+    unsigned index = vring_packed_index(pos) + n;
+
+    return index < size ? pos + n
+                        : (index - size) |
+                              ((pos & VRING_PACKED_WRAP) ^ VRING_PACKED_WRAP);
+}
+
+/* 2.7.1: what marks a descriptor as available in this lap, or as used. */
+static inline uint16_t vring_packed_avail(uint16_t pos)
+{
+    return pos & VRING_PACKED_WRAP ? VRING_PACKED_F_AVAIL : VRING_PACKED_F_USED;
+}
+
+static inline uint16_t vring_packed_used(uint16_t pos)
+{
+    return pos & VRING_PACKED_WRAP ? VRING_PACKED_F_AVAIL | VRING_PACKED_F_USED
+                                   : 0;
+}
+
+static inline bool vring_packed_marked(uint16_t flags, uint16_t mark)
+{
+    return (flags & (VRING_PACKED_F_AVAIL | VRING_PACKED_F_USED)) == mark;
+}
+
+/* What an event structure says about a move from old to now; 2.7.14. */
+static inline bool vring_packed_need_event(uint32_t event, uint16_t now,
+                                           uint16_t old, unsigned size)
+{
+    unsigned flags = event >> 16 & 3;
+    unsigned from = vring_packed_index(old), to = vring_packed_index(now);
+    unsigned at = vring_packed_index(event);
+
+    if (flags != VRING_EVENT_DESC) {
+        return flags != VRING_EVENT_DISABLE;
+    }
+    /* Both counted from the lap of old: a lap further is size more. */
+    to += (now ^ old) & VRING_PACKED_WRAP ? size : 0;
+    at += (event ^ old) & VRING_PACKED_WRAP ? size : 0;
+    return at >= from && at < to;
 }
 
 /* Single fetches: the compiler may not read the place a second time. */

@@ -38,6 +38,7 @@ void virtqueue_init(struct virtqueue *vq, uint16_t max_size, size_t slot_bytes)
     if (vq->big_vecs == MAP_FAILED) {
         g_error("out of address space for a virtqueue");
     }
+    vq->gathered = g_new(struct vring_packed_desc, max_size);
 }
 
 void virtqueue_destroy(struct virtqueue *vq)
@@ -45,6 +46,7 @@ void virtqueue_destroy(struct virtqueue *vq)
     if (vq->slots) {
         munmap(vq->big_vecs, big_vecs_bytes(vq));
         g_free(vq->slots);
+        g_free(vq->gathered);
     }
     memset(vq, 0, sizeof(*vq));
 }
@@ -71,7 +73,7 @@ bool virtqueue_start(struct virtqueue *vq, const struct ring_format *format,
     vq->last_avail = setup->avail_idx;
     vq->used_idx = vq->published_used = setup->used_idx;
     vq->notify_on = true;
-    if (!is_power_of_2(setup->size) || setup->size > vq->max_size) {
+    if (!setup->size || setup->size > vq->max_size) {
         return virtqueue_break(vq, "invalid queue size");
     }
     vq->size = setup->size;
@@ -90,7 +92,16 @@ void virtqueue_stop(struct virtqueue *vq)
     vq->avail = NULL;
     vq->used = NULL;
     vq->broken = NULL;
-    vq->in_flight = 0;
+    vq->in_flight = vq->descs_in_flight = 0;
+}
+
+void *virtqueue_area(const struct virtqueue *vq, uint64_t gpa, uint64_t bytes,
+                     unsigned align)
+{
+    void *host = guest_memory_at(vq->memory, gpa, bytes);
+
+    /* Both: the guest's alignment is the rule, ours what the CPU needs. */
+    return gpa % align || (uintptr_t)host % align ? NULL : host;
 }
 
 int virtqueue_pop(struct virtqueue *vq, uint16_t *heads, unsigned max)

@@ -1,10 +1,10 @@
 /*
  * Queue mechanics: taking chains of buffers off a virtqueue and returning them.
  *
- * Knows nothing of disks. A queue has a ring format (split now; a packed ring
- * is another struct ring_format) and a slot of the caller's size for each chain
- * that can be in flight, whose first member is the struct vq_chain. Slots are
- * made once; nothing allocates between start and stop.
+ * Knows nothing of disks. A queue has a ring format (split or packed) and a
+ * slot of the caller's size for each chain that can be in flight, whose first
+ * member is the struct vq_chain. Slots are made once; nothing allocates between
+ * start and stop.
  *
  * The other side may write anything anywhere at any time. Whatever it does,
  * each chain that was popped can be pushed once, no pointer leaves guest
@@ -29,14 +29,16 @@
 struct vring_desc;
 struct vring_avail;
 struct vring_used;
+struct vring_packed_desc;
 struct ring_format;
 
 /* One chain of buffers: what the device may read, then what it may write. */
 struct vq_chain {
     struct iovec *vec; /* `readable` entries, then `writable` ones */
-    uint16_t head;     /* names the chain to the other side */
+    uint16_t head;     /* names the chain: first descriptor, or buffer id */
     uint16_t readable, writable;
     bool in_flight; /* popped and not yet pushed */
+    uint16_t descs; /* of a packed ring that it occupies */
     uint32_t readable_bytes, writable_bytes;
     struct iovec inline_vec[VQ_INLINE_VECS];
 };
@@ -54,26 +56,41 @@ static inline struct iov vq_chain_writable(const struct vq_chain *c)
 
 /* What the driver and the device agreed on, before the queue starts. */
 struct virtqueue_setup {
-    uint16_t size;                /* entries, a power of 2 <= max_size */
-    uint64_t desc, avail, used;   /* guest-physical (2.6) */
-    bool event_idx, indirect;     /* features */
-    uint16_t avail_idx, used_idx; /* where to go on; 0 for a new queue */
+    uint16_t size; /* entries, <= max_size; a power of 2 if split */
+    /* Guest-physical (2.6). Of a packed ring (2.7) these are the descriptors,
+     * the driver's event structure, and the device's. */
+    uint64_t desc, avail, used;
+    bool event_idx, indirect; /* features */
+    /* Where to go on; a new queue begins at its format's `first`. */
+    uint16_t avail_idx, used_idx;
 };
 
 struct virtqueue {
     /* hot */
     const struct ring_format *format; /* NULL: stopped */
     const struct guest_memory *memory;
-    struct vring_desc *desc;
-    struct vring_avail *avail;
-    struct vring_used *used;
+    union { /* split, packed */
+        struct vring_desc *desc;
+        struct vring_packed_desc *ring;
+    };
+    union {
+        struct vring_avail *avail;
+        const uint32_t *driver_event;
+    };
+    union {
+        struct vring_used *used;
+        uint32_t *device_event;
+    };
     char *slots;
     size_t slot_bytes;
     uint16_t size;
+    /* Indices that run freely, or positions with a wrap counter (packed). */
     uint16_t last_avail;     /* next entry to pop */
     uint16_t used_idx;       /* next entry to push; published later */
     uint16_t published_used; /* what the driver can see */
     uint16_t in_flight;
+    uint16_t descs_in_flight;  /* packed */
+    uint16_t first_used_flags; /* packed: written last of what is pushed */
     bool event_idx, indirect;
     bool notify_on;     /* the driver is asked to notify */
     const char *broken; /* reason, or NULL */
@@ -81,12 +98,14 @@ struct virtqueue {
     uint16_t max_size;
     struct iovec *big_vecs; /* max_vecs entries a slot; untouched when unused */
     unsigned max_vecs;
+    struct vring_packed_desc *gathered; /* max_size entries for pop's use */
     struct virtqueue_setup setup;
 };
 
 /* A ring format: how chains lie in guest memory. */
 struct ring_format {
     const char *name;
+    uint16_t first; /* avail_idx and used_idx of a new queue */
     /* Looks the areas up in guest memory; false: queue_break() was called. */
     bool (*map)(struct virtqueue *vq);
     int (*pop)(struct virtqueue *vq, uint16_t *heads, unsigned max);
@@ -95,7 +114,7 @@ struct ring_format {
     bool (*has_work)(const struct virtqueue *vq);
     void (*set_notify)(struct virtqueue *vq, bool on);
 };
-extern const struct ring_format split_ring_format;
+extern const struct ring_format split_ring_format, packed_ring_format;
 
 /* Makes the slots; max_size is a power of 2 <= VIRTQUEUE_MAX_SIZE, slot_bytes
  * counts the struct vq_chain at the start of each slot. */
@@ -104,7 +123,7 @@ void virtqueue_destroy(struct virtqueue *vq);
 
 /* Begins to use the areas that setup names; memory must stay until the stop.
  * false, and the queue is broken, if they are not in guest memory, are not
- * aligned as 2.6 demands, or the size is bad. */
+ * aligned as 2.6 and 2.7 demand, or the size is bad. */
 bool virtqueue_start(struct virtqueue *vq, const struct ring_format *format,
                      const struct guest_memory *memory,
                      const struct virtqueue_setup *setup);
@@ -145,6 +164,11 @@ bool virtqueue_arm(struct virtqueue *vq);
 void virtqueue_disarm(struct virtqueue *vq);
 
 /* ---- for ring formats ---- */
+
+/* An area of the ring that fields are accessed in: NULL if it is not wholly in
+ * one region, or not aligned. */
+void *virtqueue_area(const struct virtqueue *vq, uint64_t gpa, uint64_t bytes,
+                     unsigned align);
 
 /* Notes why and refuses all further work; returns false. reason is static. */
 bool virtqueue_break(struct virtqueue *vq, const char *reason);

@@ -25,6 +25,11 @@ static inline void store_release_u16(uint16_t *p, uint16_t v)
     __atomic_store_n(p, v, __ATOMIC_RELEASE);
 }
 
+static inline void store_release_u32(uint32_t *p, uint32_t v)
+{
+    __atomic_store_n(p, v, __ATOMIC_RELEASE);
+}
+
 /* A full barrier: store, then look at what the other side stored. */
 static inline void memory_barrier(void)
 {

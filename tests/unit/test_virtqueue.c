@@ -380,10 +380,14 @@ static void driver_work(struct stress *s)
     } while (guest_queue_interrupts_on(&s->driver));
 }
 
-static void stress(bool event_idx, bool indirect)
+static void stress(uint16_t size, bool packed, bool event_idx, bool indirect)
 {
     struct stress s = {.goal = 200000};
-    uint16_t size = 16;
+    uint64_t features = (packed ? VIRTIO_BIT(VIRTIO_F_RING_PACKED) : 0) |
+                        (event_idx ? VIRTIO_BIT(VIRTIO_F_EVENT_IDX) : 0) |
+                        (indirect ? VIRTIO_BIT(VIRTIO_F_INDIRECT_DESC) : 0);
+    const struct ring_format *format =
+        packed ? &packed_ring_format : &split_ring_format;
     uint64_t bytes = guest_queue_bytes(size);
     uint8_t *ram = aligned_alloc(4096, bytes);
     struct guest_region r = {0x100000, bytes, ram};
@@ -395,8 +399,8 @@ static void stress(bool event_idx, bool indirect)
     s.kick = (struct mail){.fn = device_work, .opaque = &s};
     s.interrupt = (struct mail){.fn = on_interrupt, .opaque = &s};
     assert_true(guest_memory_set(&s.memory, &r, 1, NULL));
-    guest_queue_init(&s.driver, size, ram, r.gpa, event_idx, indirect);
-    virtqueue_init(&s.vq, size, sizeof(struct slot));
+    guest_queue_init(&s.driver, size, ram, r.gpa, features);
+    virtqueue_init(&s.vq, 16, sizeof(struct slot));
     struct virtqueue_setup setup = {
         .size = size,
         .desc = s.driver.desc_gpa,
@@ -404,8 +408,10 @@ static void stress(bool event_idx, bool indirect)
         .used = s.driver.used_gpa,
         .event_idx = event_idx,
         .indirect = indirect,
+        .avail_idx = format->first,
+        .used_idx = format->first,
     };
-    assert_true(virtqueue_start(&s.vq, &split_ring_format, &s.memory, &setup));
+    assert_true(virtqueue_start(&s.vq, format, &s.memory, &setup));
     driver_work(&s);
     int64_t deadline = loop_now_ns(s.driver_loop) + 60 * INT64_C(1000000000);
     while (s.completed < s.goal && loop_now_ns(s.driver_loop) < deadline) {
@@ -430,9 +436,12 @@ static void stress(bool event_idx, bool indirect)
 
 static void no_notification_is_lost_between_two_threads(void **state)
 {
-    stress(true, true);
-    stress(false, true);
-    stress(true, false);
+    stress(16, false, true, true);
+    stress(16, false, false, true);
+    stress(16, false, true, false);
+    stress(16, true, true, true);
+    stress(13, true, false, true);
+    stress(13, true, true, false);
 }
 
 int main(void)

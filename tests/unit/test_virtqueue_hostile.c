@@ -1,10 +1,7 @@
 /*
  * hw/virtio-blk: what a broken or hostile driver can put on a split ring.
  */
-#include "lib/ring.h"
-
-#include <errno.h>
-#include <string.h>
+#include "lib/ring_hostile.h"
 
 /* ---- violations ---- */
 
@@ -179,10 +176,7 @@ static void good_chain_then_bad_one(struct fixture *f)
     loop_in_chain(f);
 }
 
-static const struct violation {
-    const char *name;
-    void (*prepare)(struct fixture *f);
-} violations[] = {
+static const struct violation violations[] = {
     {"loop", loop_in_chain},
     {"loop to itself", loop_to_itself},
     {"loop in an indirect table", loop_in_indirect_table},
@@ -213,30 +207,7 @@ static const struct violation {
 
 static void every_violation_breaks_the_queue_and_touches_nothing(void **state)
 {
-    struct fixture *f = *state;
-    uint16_t heads[SIZE];
-
-    for (unsigned i = 0; i < G_N_ELEMENTS(violations); i++) {
-        memset(f->regions[1].host, 0, 0x4000);
-        start(f);
-        violations[i].prepare(f);
-        g_autofree uint8_t *before =
-            g_memdup2(f->regions[1].host, f->regions[1].bytes);
-        int n = virtqueue_pop(&f->vq, heads, SIZE);
-        if (n != -EBADMSG || !f->vq.broken) {
-            fail_msg("%s: popped %d", violations[i].name, n);
-        }
-        /* From now on it does nothing at all. */
-        assert_int_equal(f->vq.in_flight, 0);
-        assert_false(virtqueue_has_work(&f->vq));
-        assert_int_equal(virtqueue_pop(&f->vq, heads, SIZE), -EBADMSG);
-        assert_false(virtqueue_arm(&f->vq));
-        virtqueue_disarm(&f->vq);
-        assert_false(virtqueue_publish(&f->vq));
-        assert_memory_equal(before, f->regions[1].host, f->regions[1].bytes);
-        virtqueue_stop(&f->vq);
-        assert_null(f->vq.broken);
-    }
+    check_violations(*state, violations, G_N_ELEMENTS(violations));
 }
 
 static void head_that_is_in_flight_cannot_come_again(void **state)
@@ -302,8 +273,7 @@ static void areas_must_lie_aligned_in_memory(void **state)
         f->setup.avail = bad[i].avail;
         f->setup.used = bad[i].used;
         f->setup.size = bad[i].size;
-        assert_false(
-            virtqueue_start(&f->vq, &split_ring_format, &f->memory, &f->setup));
+        assert_false(try_start(f));
         assert_non_null(f->vq.broken);
         assert_false(virtqueue_has_work(&f->vq));
         virtqueue_stop(&f->vq);
@@ -312,16 +282,9 @@ static void areas_must_lie_aligned_in_memory(void **state)
 
 /* ---- mostly valid chains, some of them spoilt ---- */
 
-static uint64_t rng_state;
-
-static uint32_t rnd(uint32_t limit)
+static void random_chain(struct fixture *f)
 {
-    rng_state = rng_state * UINT64_C(6364136223846793005) + 1442695040888963407;
-    return (uint32_t)(rng_state >> 33) % limit;
-}
-
-static void random_chain(struct fixture *f, uint16_t head)
-{
+    uint16_t head = rnd(SIZE);
     unsigned n = 1 + rnd(3);
     bool indirect = rnd(2);
     struct vring_desc *d = indirect ? f->table : f->desc;
@@ -347,41 +310,12 @@ static void random_chain(struct fixture *f, uint16_t head)
                                        : AVAIL - LOW);
         low[offset + rnd(160)] ^= 1 << rnd(8);
     }
+    make_available(f, rnd(SIZE));
 }
 
 static void random_chains_never_reach_outside_guest_memory(void **state)
 {
-    struct fixture *f = *state;
-    unsigned broken = 0, good = 0;
-    uint16_t heads[SIZE];
-
-    rng_state = 42;
-    start(f);
-    for (unsigned round = 0; round < 60000; round++) {
-        random_chain(f, rnd(SIZE));
-        make_available(f, rnd(SIZE));
-        int n = virtqueue_pop(&f->vq, heads, SIZE);
-        for (int i = 0; i < n; i++) {
-            struct vq_chain *c = virtqueue_slot(&f->vq, heads[i]);
-            struct iov r = vq_chain_readable(c), w = vq_chain_writable(c);
-            /* AddressSanitizer judges. */
-            iov_is_zero(&r);
-            if (rnd(2)) {
-                iov_set(&w, 0, 0x55, MIN(w.bytes, 16));
-            }
-            virtqueue_push(&f->vq, heads[i], w.bytes);
-            good++;
-        }
-        virtqueue_publish(&f->vq);
-        if (n < 0) {
-            broken++;
-            virtqueue_stop(&f->vq);
-            memset(f->regions[1].host, 0, 0x2000);
-            start(f);
-        }
-    }
-    assert_true(good > 10000);
-    assert_true(broken > 500);
+    check_random_chains(*state, random_chain);
 }
 
 int main(void)

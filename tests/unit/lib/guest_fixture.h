@@ -58,7 +58,7 @@ static inline void co_body(void *opaque)
     co_guest_disk_free();
 }
 
-static inline void run_with(struct virtio_blk_props props,
+static inline void run_once(struct virtio_blk_props props,
                             void (*co_test)(struct fixture *f))
 {
     struct fixture f = {.props = props, .co_test = co_test};
@@ -68,6 +68,15 @@ static inline void run_with(struct virtio_blk_props props,
     while (loop_pass(f.loop, false)) {
     }
     loop_free(f.loop);
+}
+
+/* With both ring formats. */
+static inline void run_with(struct virtio_blk_props props,
+                            void (*co_test)(struct fixture *f))
+{
+    run_once(props, co_test);
+    props.packed = true;
+    run_once(props, co_test);
 }
 
 static inline void run(void (*co_test)(struct fixture *f))

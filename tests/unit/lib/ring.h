@@ -40,6 +40,11 @@ struct fixture {
     struct vring_desc *desc, *table;
     struct vring_avail *avail;
     struct vring_used *used;
+    /* packed */
+    struct vring_packed_desc *ring, *packed_table;
+    uint32_t *driver_event, *device_event;
+    uint16_t next; /* the driver's position */
+    bool packed;
 };
 
 static inline int setup(void **state)
@@ -63,8 +68,22 @@ static inline int setup(void **state)
         .event_idx = true,
         .indirect = true,
     };
+    f->ring = (void *)f->desc;
+    f->packed_table = (void *)f->table;
+    f->driver_event = (void *)f->avail;
+    f->device_event = (void *)f->used;
     virtqueue_init(&f->vq, 16, sizeof(struct slot));
     *state = f;
+    return 0;
+}
+
+static inline int setup_packed(void **state)
+{
+    setup(state);
+    struct fixture *f = *state;
+
+    f->packed = true;
+    f->setup.avail_idx = f->setup.used_idx = packed_ring_format.first;
     return 0;
 }
 
@@ -82,10 +101,17 @@ static inline int teardown(void **state)
     return 0;
 }
 
+static inline bool try_start(struct fixture *f)
+{
+    return virtqueue_start(&f->vq,
+                           f->packed ? &packed_ring_format : &split_ring_format,
+                           &f->memory, &f->setup);
+}
+
 static inline void start(struct fixture *f)
 {
-    assert_true(
-        virtqueue_start(&f->vq, &split_ring_format, &f->memory, &f->setup));
+    f->next = f->setup.avail_idx;
+    assert_true(try_start(f));
 }
 
 static inline void set(struct vring_desc *d, uint64_t addr, uint32_t len,
@@ -102,6 +128,23 @@ static inline void make_available(struct fixture *f, uint16_t head)
     store_release_u16(&f->avail->idx, idx + 1);
 }
 
+/* Makes the next descriptor of a packed ring available. */
+static inline void put(struct fixture *f, uint64_t addr, uint32_t len,
+                       uint16_t flags, uint16_t id)
+{
+    struct vring_packed_desc *d = &f->ring[vring_packed_index(f->next)];
+
+    *d = (struct vring_packed_desc){addr, len, id, d->flags};
+    store_release_u16(&d->flags, flags | vring_packed_avail(f->next));
+    f->next = vring_packed_advance(f->next, 1, f->setup.size);
+}
+
+static inline void set_packed(struct vring_packed_desc *d, uint64_t addr,
+                              uint32_t len, uint16_t flags)
+{
+    *d = (struct vring_packed_desc){addr, len, 0xdead, flags};
+}
+
 static inline struct vq_chain *pop_one(struct fixture *f)
 {
     uint16_t head;
@@ -110,6 +153,7 @@ static inline struct vq_chain *pop_one(struct fixture *f)
     return virtqueue_slot(&f->vq, head);
 }
 
-#define CASE(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
+#define CASE(f)   cmocka_unit_test_setup_teardown(f, setup, teardown)
+#define PACKED(f) cmocka_unit_test_setup_teardown(f, setup_packed, teardown)
 
 #endif

@@ -300,8 +300,7 @@ bool vhost_client_share_memory(struct vhost_client *c, unsigned num_queues,
     for (unsigned i = 0; i < num_queues; i++) {
         guest_queue_init(&c->queues[i].ring, queue_size,
                          c->ram + i * c->region_bytes, region(c, i).gpa,
-                         c->features & VIRTIO_BIT(VIRTIO_F_EVENT_IDX),
-                         c->features & VIRTIO_BIT(VIRTIO_F_INDIRECT_DESC));
+                         c->features);
     }
     return show_memory(c, by_slots);
 }
