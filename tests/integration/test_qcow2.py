@@ -64,7 +64,9 @@ CREATE = ["", "compat=0.10", "cluster_size=512", "cluster_size=2M",
           "refcount_bits=1", "refcount_bits=64,cluster_size=4k",
           "lazy_refcounts=on", "compression_type=zstd",
           "preallocation=metadata", "preallocation=falloc",
-          "preallocation=full,cluster_size=128k,compat=v2"]
+          "preallocation=full,cluster_size=128k,compat=v2",
+          "extended_l2=on", "extended_l2=on,preallocation=metadata",
+          "extended_l2=on,cluster_size=16k,preallocation=full"]
 
 
 @pytest.mark.parametrize("options", CREATE)
@@ -77,7 +79,8 @@ def test_new_images_are_those_of_qemu(tmp_path, options, size):
     check(ours)
     assert info("qemu", ours) == info("qemu", theirs)
     assert info("varve", ours) == info("varve", theirs) == info("qemu", ours)
-    if options in ("", "compat=0.10", "refcount_bits=1") and size != "0":
+    if options in ("", "compat=0.10", "refcount_bits=1", "extended_l2=on") \
+            and size != "0":
         assert ours.read_bytes() == theirs.read_bytes()
     assert content("qemu", ours, tmp_path) == \
         bytes(info("qemu", ours)["virtual-size"])
@@ -92,7 +95,10 @@ def test_new_images_are_those_of_qemu(tmp_path, options, size):
     ("compat=0.9", "does not accept value '0.9'"),
     ("nonsense=1", "Invalid parameter 'nonsense'"),
     ("backing_fmt=raw", "Backing format cannot be used without backing file"),
-    ("extended_l2=on", "'extended_l2' is not supported"),
+    ("extended_l2=on,compat=v2", "Extended L2 entries are only supported with "
+     "compatibility level 1.1"),
+    ("extended_l2=on,cluster_size=8k", "Extended L2 entries are only supported "
+     "with cluster sizes of at least 16384 bytes"),
 ])
 def test_impossible_images_are_refused_by_name(tmp_path, options, message):
     r = varve("img", "create", "-q", "-f", "qcow2", "-o", options,
@@ -123,7 +129,8 @@ def random_commands(rng, model, n, unit):
     "cluster_size=512", "cluster_size=4k,refcount_bits=1", "cluster_size=64k",
     "cluster_size=64k,compat=0.10", "cluster_size=2M,refcount_bits=64",
     "cluster_size=64k,preallocation=metadata",
-    "cluster_size=64k,lazy_refcounts=on"])
+    "cluster_size=64k,lazy_refcounts=on", "extended_l2=on",
+    "extended_l2=on,cluster_size=16k,preallocation=metadata"])
 def test_both_sides_write_in_turn(tmp_path, options):
     image = tmp_path / "image"
     rng = random.Random(options)
@@ -164,7 +171,7 @@ def test_compressed_clusters_are_read_and_replaced(tmp_path, options):
 COMPRESSION = ["", "compat=0.10", "compression_type=zstd", "cluster_size=512",
                "cluster_size=2M,compression_type=zstd",
                "cluster_size=4k,refcount_bits=1",
-               "cluster_size=4k,refcount_bits=2"]
+               "cluster_size=4k,refcount_bits=2", "extended_l2=on"]
 
 
 @pytest.mark.parametrize("options", COMPRESSION)
@@ -299,7 +306,6 @@ def test_overlays_in_another_folder(tmp_path, name):
 
 
 @pytest.mark.parametrize("options, word", [
-    (["-o", "extended_l2=on"], "extended L2 entries"),
     (["-o", "data_file=data"], "external data file"),
 ])
 def test_features_that_are_not_known_are_refused_by_name(tmp_path, options,

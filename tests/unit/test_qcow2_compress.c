@@ -29,6 +29,7 @@ static const struct shape {
     {"'cluster-size': 65536, 'compression-type': 'zstd'", "", 4 << 20, 65536},
     {"'cluster-size': 65536, 'preallocation': 'metadata'", "", 4 << 20, 65536},
     {"'cluster-size': 2097152", "", 16 << 20, 2 << 20},
+    {"'cluster-size': 16384, 'extended-l2': true", "", 2 << 20, 16384},
     {"'cluster-size': 65536", ",compress-effort=dense", 4 << 20, 65536},
     {"'cluster-size': 1024, 'refcount-bits': 8",
      ",l2-cache-entry-size=512,cache-size=4096", (1 << 20) + 512, 1024},

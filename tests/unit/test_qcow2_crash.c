@@ -179,6 +179,12 @@ static void co_default_clusters(void *opaque)
                  ",pass-discard-request=on,pass-discard-other=on", 0, 3);
 }
 
+static void co_subclusters(void *opaque)
+{
+    co_crash_run("'cluster-size': 16384, 'extended-l2': true", 4 << 20,
+                 ",pass-discard-other=on", 16384, 6);
+}
+
 static void co_compressed(void *opaque)
 {
     co_crash_run("'cluster-size': 4096", 2 << 20, "", 4096, 4);
@@ -189,6 +195,11 @@ static void co_compressed(void *opaque)
 static void a_crash_leaves_leaks_at_worst_with_compressed_writes(void **state)
 {
     in_fake_loop(co_compressed);
+}
+
+static void a_crash_leaves_leaks_at_worst_with_subclusters(void **state)
+{
+    in_fake_loop(co_subclusters);
 }
 
 static void a_crash_leaves_leaks_at_worst_with_small_clusters(void **state)
@@ -213,6 +224,7 @@ int main(void)
         cmocka_unit_test(a_crash_leaves_leaks_at_worst_with_tiny_caches),
         cmocka_unit_test(a_crash_leaves_leaks_at_worst_with_default_clusters),
         cmocka_unit_test(a_crash_leaves_leaks_at_worst_with_compressed_writes),
+        cmocka_unit_test(a_crash_leaves_leaks_at_worst_with_subclusters),
     };
     return cmocka_run_group_tests(tests, enter_directory, leave_directory);
 }

@@ -23,6 +23,11 @@ static const struct shape {
     {"'cluster-size': 65536, 'version': 'v2'", "", 16 << 20},
     {"'cluster-size': 65536, 'preallocation': 'metadata'", "", 8 << 20},
     {"'cluster-size': 2097152", "", 32 << 20},
+    {"'cluster-size': 16384, 'extended-l2': true", "", 4 << 20},
+    {"'cluster-size': 65536, 'extended-l2': true",
+     ",l2-cache-entry-size=512,cache-size=4096", (4 << 20) + 1536},
+    {"'cluster-size': 65536, 'extended-l2': true, 'preallocation': 'metadata'",
+     "", 4 << 20},
     {"'cluster-size': 1024, 'refcount-bits': 8",
      ",l2-cache-entry-size=512,cache-size=4096", (1 << 20) + 512},
 };
@@ -156,6 +161,10 @@ static void co_overlays(void *opaque)
     co_random_overlay((2 << 20) + 512, 1 << 20, "'cluster-size': 512");
     co_random_overlay(1 << 20, (3 << 20) + 1024, "'cluster-size': 2097152");
     co_random_overlay(1 << 20, 1 << 20, "'version': 'v2'");
+    co_random_overlay(1 << 20, 2 << 20,
+                      "'cluster-size': 16384, 'extended-l2': true");
+    co_random_overlay((2 << 20) + 512, 1 << 20,
+                      "'cluster-size': 65536, 'extended-l2': true");
 }
 
 static void overlays_show_the_base_where_they_have_nothing(void **state)

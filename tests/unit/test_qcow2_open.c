@@ -91,8 +91,7 @@ static const struct field {
      "qcow2: Compression type incompatible feature bit must not be set"},
     {"incompatible", 72, 8, 4,
      "Unsupported qcow2 feature(s): external data file"},
-    {"incompatible", 72, 8, 16,
-     "Unsupported qcow2 feature(s): extended L2 entries"},
+    {"incompatible", 72, 8, 16, NULL},
     {"incompatible", 72, 8, (UINT64_C(1) << 63) | (1 << 5),
      "Unsupported qcow2 feature(s): unknown incompatible feature: bit 5, "
      "unknown incompatible feature: bit 63"},

@@ -26,10 +26,12 @@
 struct alloc_write {
     struct qcow2 *s;
     struct allocation a;
-    int64_t host; /* byte offset of the first cluster */
-    bool reuse;   /* the clusters are the old, zeroed ones */
-    bool fresh;   /* the clusters read as zeroes as long as nobody writes */
-    int64_t head, tail; /* bytes around the data in the clusters */
+    int64_t host;     /* byte offset of the first cluster */
+    int64_t from, to; /* guest bytes that are written: all of the clusters, but
+                         with extended L2 entries only what is needed */
+    bool reuse;       /* the clusters are the old ones */
+    bool fresh;       /* the clusters read as zeroes as long as nobody writes */
+    int64_t head, tail; /* bytes around the data in [from, to) */
     bool head_zero, tail_zero;
 };
 
@@ -74,9 +76,10 @@ void qcow2_allocation_end(struct qcow2 *s, struct allocation *a)
 
 /* ---- which clusters, and how --------------------------------------------- */
 
-static bool reusable(const struct mapping *m)
+static bool reusable(const struct qcow2 *s, const struct mapping *m)
 {
-    return m->type == CLUSTER_ZERO_ALLOC && m->copied;
+    return m->copied && (m->type == CLUSTER_ZERO_ALLOC ||
+                         (s->extended && m->type == CLUSTER_NORMAL));
 }
 
 static bool reads_zero(const struct qcow2 *s, const struct mapping *m,
@@ -88,21 +91,22 @@ static bool reads_zero(const struct qcow2 *s, const struct mapping *m,
 
 /* How many entries from the first on are to be treated like it; what is around
  * the data in the first and the last. 0: the first can be written in place. */
-static unsigned classify(struct alloc_write *w, const uint64_t *entries,
-                         unsigned max)
+static unsigned classify(struct alloc_write *w, struct meta_entry *slice,
+                         unsigned i, unsigned max)
 {
     struct qcow2 *s = w->s;
     struct mapping m;
     unsigned n;
 
     for (n = 0; n < max; n++) {
-        qcow2_decode_entry(s, be64toh(entries[n]), &m);
+        qcow2_decode_entry(s, be64toh(*qcow2_entry_at(s, slice->data, i + n)),
+                           &m);
         if (n == 0) {
-            w->reuse = reusable(&m);
+            w->reuse = reusable(s, &m);
             w->host = m.host;
         }
-        if ((m.type == CLUSTER_NORMAL && m.copied) ||
-            reusable(&m) != w->reuse ||
+        if ((m.type == CLUSTER_NORMAL && m.copied && !s->extended) ||
+            reusable(s, &m) != w->reuse ||
             (w->reuse && m.host != w->host + n * s->cluster_size)) {
             break;
         }
@@ -110,12 +114,53 @@ static unsigned classify(struct alloc_write *w, const uint64_t *entries,
     return n;
 }
 
-static bool entry_reads_zero(struct qcow2 *s, uint64_t entry, int64_t offset)
+static bool entry_reads_zero(struct qcow2 *s, const uint64_t *entry,
+                             int64_t offset, int64_t end)
 {
     struct mapping m;
 
-    qcow2_decode_entry(s, be64toh(entry), &m);
+    if (G_UNLIKELY(s->extended)) {
+        return qcow2_subclusters_zero(s, entry, offset, end);
+    }
+    qcow2_decode_entry(s, be64toh(*entry), &m);
     return reads_zero(s, &m, offset);
+}
+
+/* Which part of the clusters [a.offset, a.end) is to be written for the data in
+ * [offset, end), and what is around them. */
+static void widen(struct alloc_write *w, struct meta_entry *slice,
+                  int64_t offset, int64_t end)
+{
+    struct qcow2 *s = w->s;
+    int64_t last = w->a.end - s->cluster_size;
+    const uint64_t *first_entry =
+        qcow2_entry_at(s, slice->data, qcow2_slice_index(s, offset));
+    const uint64_t *last_entry =
+        qcow2_entry_at(s, slice->data, qcow2_slice_index(s, last));
+
+    w->from = w->a.offset;
+    w->to = w->a.end;
+    if (G_UNLIKELY(s->extended)) {
+        w->from = offset;
+        w->to = end;
+        qcow2_subclusters_widen(s, first_entry, last_entry, w->reuse, &w->from,
+                                &w->to);
+    }
+    w->head_zero = entry_reads_zero(s, first_entry, w->from, offset);
+    w->tail_zero = entry_reads_zero(s, last_entry, end, w->to);
+}
+
+/* 1 if the first byte can be written where it is. */
+static int co_in_place_now(struct qcow2 *s, struct meta_entry *slice,
+                           int64_t offset)
+{
+    struct mapping m;
+
+    if (G_LIKELY(!s->extended)) {
+        return 0;
+    }
+    int ret = co_qcow2_map_subclusters(s, slice, offset, 1, &m);
+    return ret < 0 ? ret : m.type == CLUSTER_NORMAL && m.copied;
 }
 
 /* Puts the write on the list with as many clusters as can be had at once. 1:
@@ -141,17 +186,18 @@ static int co_begin(struct alloc_write *w, int64_t offset, int64_t bytes)
     if (a) {
         end = a->offset;
     }
-    const uint64_t *entries = slice->data;
-    entries += qcow2_slice_index(s, offset);
-    unsigned n = classify(w, entries, (end - start) >> s->cluster_bits);
+    unsigned n = classify(w, slice, qcow2_slice_index(s, offset),
+                          (end - start) >> s->cluster_bits);
     if (!n) {
         return 1;
     }
+    ret = co_in_place_now(s, slice, offset);
+    if (ret) {
+        return ret;
+    }
     w->a.offset = start;
     w->a.end = start + n * s->cluster_size;
-    w->head_zero = entry_reads_zero(s, entries[0], start);
-    w->tail_zero =
-        entry_reads_zero(s, entries[n - 1], w->a.end - s->cluster_size);
+    widen(w, slice, offset, min_i64(offset + bytes, w->a.end));
     qcow2_allocation_begin(s, &w->a);
     return 0;
 }
@@ -171,6 +217,7 @@ static int co_get_clusters(struct alloc_write *w, int64_t offset)
         if (got < want) {
             /* The write now ends with the cluster: nothing is left of it. */
             w->a.end = w->a.offset + (got << s->cluster_bits);
+            w->to = min_i64(w->to, w->a.end);
         }
     }
     if (w->reuse && s->check_overlap &&
@@ -213,7 +260,7 @@ static int co_write_joined(struct alloc_write *w, const struct iov *data,
     enum { ON_STACK = 34 };
     struct iovec small[ON_STACK], *vec = small;
     unsigned n = 0, max = data->count + 2;
-    int64_t pos = w->host;
+    int64_t pos = w->host + (w->from - w->a.offset);
 
     if (max > ON_STACK) {
         vec = g_try_new(struct iovec, max);
@@ -239,28 +286,29 @@ static int co_write_joined(struct alloc_write *w, const struct iov *data,
     return ret;
 }
 
-/* A small write into one cluster whose old content is read as a whole. */
+/* A small write, at most a cluster, whose old content is read as a whole. */
 static int co_fill_one(struct alloc_write *w, const struct iov *data, char *buf)
 {
     struct qcow2 *s = w->s;
+    int64_t whole = w->to - w->from, pos = w->host + (w->from - w->a.offset);
 
-    int ret = co_read_old(s, w->a.offset, buf, s->cluster_size, false);
+    int ret = co_read_old(s, w->from, buf, whole, false);
     if (ret < 0) {
         return ret;
     }
-    if (w->fresh && buffer_is_zero(buf, s->cluster_size)) {
-        return co_node_pwritev(qcow2_file(s), w->host + w->head, data, 0);
+    if (w->fresh && buffer_is_zero(buf, whole)) {
+        return co_node_pwritev(qcow2_file(s), pos + w->head, data, 0);
     }
     iov_to_buf(data, 0, buf + w->head, data->bytes);
     co_node_debug_event(qcow2_file(s), BLKDEBUG_EVENT_COW_WRITE);
-    return co_node_pwrite(qcow2_file(s), w->host, buf, s->cluster_size, 0);
+    return co_node_pwrite(qcow2_file(s), pos, buf, whole, 0);
 }
 
 static int co_fill_around(struct alloc_write *w, const struct iov *data)
 {
     struct qcow2 *s = w->s;
-    int64_t whole = w->head + data->bytes + w->tail;
-    bool one = whole == s->cluster_size && data->bytes <= MERGE_MAX &&
+    int64_t whole = w->to - w->from;
+    bool one = whole <= s->cluster_size && data->bytes <= MERGE_MAX &&
                w->head && w->tail && !w->head_zero;
     char *buf =
         io_buffer_try_alloc(qcow2_file(s), one ? whole : w->head + w->tail);
@@ -274,9 +322,9 @@ static int co_fill_around(struct alloc_write *w, const struct iov *data)
         io_buffer_free(buf);
         return ret;
     }
-    ret = co_read_old(s, w->a.offset, buf, w->head, w->head_zero);
+    ret = co_read_old(s, w->from, buf, w->head, w->head_zero);
     if (ret == 0) {
-        ret = co_read_old(s, w->a.end - w->tail, buf + w->head, w->tail,
+        ret = co_read_old(s, w->to - w->tail, buf + w->head, w->tail,
                           w->tail_zero);
     }
     if (ret == 0) {
@@ -292,12 +340,13 @@ static int co_fill_around(struct alloc_write *w, const struct iov *data)
 static int co_fill(struct alloc_write *w, int64_t offset,
                    const struct iov *data)
 {
-    w->head = offset - w->a.offset;
-    w->tail = w->a.end - offset - data->bytes;
+    w->head = offset - w->from;
+    w->tail = w->to - offset - data->bytes;
     if ((!w->head || (w->head_zero && w->fresh)) &&
         (!w->tail || (w->tail_zero && w->fresh))) {
         co_node_debug_event(qcow2_file(w->s), BLKDEBUG_EVENT_WRITE_AIO);
-        return co_node_pwritev(qcow2_file(w->s), w->host + w->head, data, 0);
+        return co_node_pwritev(qcow2_file(w->s),
+                               w->host + (offset - w->a.offset), data, 0);
     }
     return co_fill_around(w, data);
 }
@@ -314,14 +363,21 @@ static int co_link(struct alloc_write *w)
         return ret;
     }
     meta_entry_change(&s->l2, slice);
-    uint64_t *entries = slice->data;
-    entries += qcow2_slice_index(s, w->a.offset);
-    int64_t n = (w->a.end - w->a.offset) >> s->cluster_bits;
-    for (int64_t i = 0; i < n; i++) {
+    uint64_t *entry =
+        qcow2_entry_at(s, slice->data, qcow2_slice_index(s, w->a.offset));
+    int64_t host = w->host;
+    for (int64_t at = w->a.offset; at < w->a.end; at += s->cluster_size) {
         if (!w->reuse) {
-            qcow2_free_entry_later(s, be64toh(entries[i]), FREE_OTHER);
+            qcow2_free_entry_later(s, be64toh(*entry), FREE_OTHER);
         }
-        entries[i] = htobe64((w->host + (i << s->cluster_bits)) | QCOW2_COPIED);
+        if (G_UNLIKELY(s->extended)) {
+            entry[1] = htobe64(qcow2_subclusters_written(
+                s, entry, max_i64(at, w->from),
+                min_i64(at + s->cluster_size, w->to)));
+        }
+        *entry = htobe64(host | QCOW2_COPIED);
+        entry += 1 << s->extended;
+        host += s->cluster_size;
     }
     return 0;
 }

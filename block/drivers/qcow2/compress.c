@@ -119,10 +119,13 @@ static int co_link_compressed(struct qcow2 *s, int64_t offset, uint64_t entry)
         return ret;
     }
     meta_entry_change(&s->l2, slice);
-    uint64_t *entries = slice->data;
-    entries += qcow2_slice_index(s, offset);
-    qcow2_free_entry_later(s, be64toh(*entries), FREE_OTHER);
-    *entries = htobe64(entry);
+    uint64_t *old =
+        qcow2_entry_at(s, slice->data, qcow2_slice_index(s, offset));
+    qcow2_free_entry_later(s, be64toh(*old), FREE_OTHER);
+    old[0] = htobe64(entry);
+    if (s->extended) {
+        old[1] = 0;
+    }
     return 0;
 }
 

@@ -63,7 +63,21 @@ static bool check_spec(const struct image_spec *q, GError **error)
                          "compatibility level 1.1 and above (use version=v3 "
                          "or greater)");
     }
-    if (q->backing_file && q->preallocation != PREALLOC_MODE_OFF) {
+    if (q->version < 3 && q->extended_l2) {
+        return error_set(error,
+                         "Extended L2 entries are only supported with "
+                         "compatibility level 1.1 and above (use version=v3 "
+                         "or greater)");
+    }
+    if (q->extended_l2 && q->cluster_size < QCOW2_SUBCLUSTERS
+                                                << QCOW2_MIN_SUBCLUSTER_BITS) {
+        return error_set(error,
+                         "Extended L2 entries are only supported with cluster "
+                         "sizes of at least %u bytes",
+                         QCOW2_SUBCLUSTERS << QCOW2_MIN_SUBCLUSTER_BITS);
+    }
+    if (q->backing_file && q->preallocation != PREALLOC_MODE_OFF &&
+        !q->extended_l2) {
         return error_set(error,
                          "Backing file and preallocation can only be used at "
                          "the same time if extended_l2 is on");
@@ -90,7 +104,8 @@ static bool check_spec(const struct image_spec *q, GError **error)
 
 static bool plan(struct layout *l, const struct image_spec *q, GError **error)
 {
-    uint64_t cluster = q->cluster_size, per_table = cluster / 8;
+    uint64_t cluster = q->cluster_size;
+    uint64_t per_table = cluster / (q->extended_l2 ? 16 : 8);
     uint64_t per_block = cluster * 8 / q->refcount_bits;
     uint64_t clusters = div_round_up(q->size, cluster);
 
@@ -129,11 +144,12 @@ static bool plan(struct layout *l, const struct image_spec *q, GError **error)
 
 /* ---- tables -------------------------------------------------------------- */
 
-/* Writes `bytes` bytes at cluster `at`; entry i of 8 bytes refers to cluster
- * `first + i` for i < n, with the flag bits, and is 0 behind. */
+/* Writes `bytes` bytes at cluster `at`; entry i refers to cluster `first + i`
+ * for i < n, with the flag bits, and is 0 behind. Further words of 8 bytes of
+ * an entry are 0. */
 static int co_write_table(struct node *file, const struct layout *l,
-                          uint64_t at, uint64_t bytes, uint64_t n,
-                          uint64_t first, uint64_t flags)
+                          uint64_t at, uint64_t bytes, unsigned words,
+                          uint64_t n, uint64_t first, uint64_t flags)
 {
     uint64_t *buf = io_buffer_try_alloc(file, MIN(bytes, CHUNK));
     int ret = 0;
@@ -143,8 +159,9 @@ static int co_write_table(struct node *file, const struct layout *l,
     }
     for (uint64_t pos = 0; ret == 0 && pos < bytes; pos += CHUNK) {
         uint64_t chunk = MIN(bytes - pos, CHUNK);
-        for (uint64_t i = 0; i < chunk / 8; i++) {
-            uint64_t k = pos / 8 + i;
+        memset(buf, 0, chunk);
+        for (uint64_t i = 0; i < chunk / 8; i += words) {
+            uint64_t k = (pos / 8 + i) / words;
             buf[i] =
                 k < n ? htobe64(((first + k) << l->cluster_bits) | flags) : 0;
         }
@@ -193,18 +210,20 @@ static int co_write_tables(struct node *file, const struct layout *l)
 {
     int ret =
         co_write_table(file, l, l->reftable_at, l->reftable << l->cluster_bits,
-                       l->blocks, l->blocks_at, 0);
+                       1, l->blocks, l->blocks_at, 0);
     if (ret == 0) {
         ret = co_write_blocks(file, l);
     }
     if (ret == 0) {
         /* What is left of its last cluster need not be there. */
-        ret = co_write_table(file, l, l->l1_at, l->l1_entries * 8, l->l2_tables,
-                             l->l2_at, QCOW2_COPIED);
+        ret = co_write_table(file, l, l->l1_at, l->l1_entries * 8, 1,
+                             l->l2_tables, l->l2_at, QCOW2_COPIED);
     }
     if (ret == 0 && l->l2_tables) {
+        /* No subcluster is allocated: they read as zeroes, or what is below. */
         ret = co_write_table(file, l, l->l2_at, l->l2_tables << l->cluster_bits,
-                             l->data, l->data_at, QCOW2_COPIED);
+                             1u + l->spec->extended_l2, l->data, l->data_at,
+                             QCOW2_COPIED);
     }
     return ret;
 }
@@ -227,7 +246,8 @@ static void fill_header(struct qcow2_disk_header *h, const struct layout *l)
         .refcount_table_clusters = l->reftable,
     };
     if (q->version >= 3) {
-        h->incompatible = zstd ? QCOW2_INCOMPAT_COMPRESSION : 0;
+        h->incompatible = (zstd ? QCOW2_INCOMPAT_COMPRESSION : 0) |
+                          (q->extended_l2 ? QCOW2_INCOMPAT_EXTENDED_L2 : 0);
         h->compatible = q->lazy_refcounts ? QCOW2_COMPAT_LAZY_REFCOUNTS : 0;
         h->refcount_order = g_bit_nth_lsf(q->refcount_bits, -1);
         h->compression_type = q->compression;

@@ -16,7 +16,7 @@ struct image_spec {
     unsigned version;
     uint64_t cluster_size;
     uint64_t refcount_bits;
-    bool lazy_refcounts;
+    bool lazy_refcounts, extended_l2;
     const char *backing_file, *backing_format; /* or NULL */
     enum qcow2_compression_type compression;
     enum prealloc_mode preallocation;

@@ -63,9 +63,7 @@ bool co_qcow2_create(const struct blockdev_create_options *options,
     if (o->data_file || (o->has_data_file_raw && o->data_file_raw)) {
         return error_set(error, "Parameter 'data-file' is not supported");
     }
-    if (o->has_extended_l2 && o->extended_l2) {
-        return error_set(error, "Parameter 'extended-l2' is not supported");
-    }
+    spec.extended_l2 = o->has_extended_l2 && o->extended_l2;
     spec.size = o->size;
     if (o->has_version && o->version == BLOCKDEV_QCOW2_VERSION_V2) {
         spec.version = 2;
@@ -139,8 +137,7 @@ static bool parse_compat(const struct keyval *kv, unsigned *version,
 static bool parse_absent(const struct keyval *kv, GError **error)
 {
     static const char *const names[] = {"data_file", "data_file_raw",
-                                        "encryption", "encrypt.format",
-                                        "extended_l2"};
+                                        "encryption", "encrypt.format"};
 
     for (unsigned i = 0; i < G_N_ELEMENTS(names); i++) {
         if (!strcmp(kv->key, names[i])) {
@@ -171,6 +168,9 @@ static bool parse_option(const struct keyval *kv, struct image_spec *spec,
     }
     if (!strcmp(kv->key, "lazy_refcounts")) {
         return parse_bool(kv, &spec->lazy_refcounts, error);
+    }
+    if (!strcmp(kv->key, "extended_l2")) {
+        return parse_bool(kv, &spec->extended_l2, error);
     }
     if (!strcmp(kv->key, "preallocation")) {
         ok = parse_enum(kv, &qapi_type_prealloc_mode, &value, error);

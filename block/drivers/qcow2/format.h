@@ -63,8 +63,9 @@ struct qcow2_disk_feature {
 #define QCOW2_INCOMPAT_DATA_FILE   (UINT64_C(1) << 2)
 #define QCOW2_INCOMPAT_COMPRESSION (UINT64_C(1) << 3)
 #define QCOW2_INCOMPAT_EXTENDED_L2 (UINT64_C(1) << 4)
-#define QCOW2_INCOMPAT_KNOWN \
-    (QCOW2_INCOMPAT_DIRTY | QCOW2_INCOMPAT_CORRUPT | QCOW2_INCOMPAT_COMPRESSION)
+#define QCOW2_INCOMPAT_KNOWN                         \
+    (QCOW2_INCOMPAT_DIRTY | QCOW2_INCOMPAT_CORRUPT | \
+     QCOW2_INCOMPAT_COMPRESSION | QCOW2_INCOMPAT_EXTENDED_L2)
 #define QCOW2_COMPAT_LAZY_REFCOUNTS (UINT64_C(1) << 0)
 #define QCOW2_AUTOCLEAR_KNOWN       UINT64_C(0)
 
@@ -73,6 +74,12 @@ struct qcow2_disk_feature {
 #define QCOW2_COMPRESSED            (UINT64_C(1) << 62)
 #define QCOW2_ZERO                  UINT64_C(1)
 #define QCOW2_OFFSET_MASK           UINT64_C(0x00fffffffffffe00)
+/* The second word of an extended L2 entry: subcluster i is allocated if bit i
+ * is set, and reads as zeroes if bit 32 + i is. */
+#define QCOW2_SUBCLUSTERS           32
+#define QCOW2_BITMAP_ZEROES         UINT64_C(0xffffffff00000000)
+#define QCOW2_BITMAP_ALLOCATED      UINT64_C(0x00000000ffffffff)
+#define QCOW2_MIN_SUBCLUSTER_BITS   9
 /* Refcount table entries. */
 #define QCOW2_REFTABLE_MASK         UINT64_C(0xfffffffffffffe00)
 

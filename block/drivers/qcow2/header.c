@@ -167,7 +167,8 @@ static bool check_table(const struct qcow2_disk_header *h, const char *name,
 
 static bool check_size(const struct qcow2_disk_header *h, GError **error)
 {
-    unsigned l1_shift = h->cluster_bits + h->cluster_bits - 3;
+    bool extended = h->incompatible & QCOW2_INCOMPAT_EXTENDED_L2;
+    unsigned l1_shift = h->cluster_bits + h->cluster_bits - 3 - extended;
 
     if (h->size > (uint64_t)BLOCK_MAX_LENGTH) {
         return error_set(error, "Image size %" PRIu64 " is too large", h->size);
@@ -186,6 +187,12 @@ static bool check_size(const struct qcow2_disk_header *h, GError **error)
 static bool check_numbers(const struct qcow2_disk_header *h, GError **error)
 {
     uint64_t per_cluster = (UINT64_C(1) << h->cluster_bits) / 8;
+
+    if ((h->incompatible & QCOW2_INCOMPAT_EXTENDED_L2) &&
+        h->cluster_bits < QCOW2_MIN_SUBCLUSTER_BITS + 5) {
+        return error_set(error, "Unsupported subcluster size: %u",
+                         (1u << h->cluster_bits) / QCOW2_SUBCLUSTERS);
+    }
 
     if (h->crypt_method) {
         static const char *const names[] = {"", "AES", "LUKS"};
@@ -309,7 +316,9 @@ static void set_geometry(struct qcow2 *s)
     s->version = h->version;
     s->cluster_bits = h->cluster_bits;
     s->cluster_size = INT64_C(1) << h->cluster_bits;
-    s->l2_bits = h->cluster_bits - 3;
+    s->extended = !!(h->incompatible & QCOW2_INCOMPAT_EXTENDED_L2);
+    s->l2_bits = h->cluster_bits - 3 - s->extended;
+    s->sub_bits = h->cluster_bits - (s->extended ? 5 : 0);
     s->refcount_order = h->refcount_order;
     s->rb_bits = h->cluster_bits + 3 - h->refcount_order;
     s->l1_size = h->l1_size;

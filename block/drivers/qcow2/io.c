@@ -208,8 +208,8 @@ int co_qcow2_block_status(struct node *node, bool want_zero, int64_t offset,
     status->bytes = m.bytes;
     switch (m.type) {
     case CLUSTER_UNALLOCATED:
-        status->flags = 0;
-        return 0;
+        status->flags = m.host ? BLOCK_OFFSET_VALID : 0;
+        break;
     case CLUSTER_ZERO_PLAIN:
         status->flags = BLOCK_ZERO | BLOCK_ALLOCATED;
         return 0;

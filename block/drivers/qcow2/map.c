@@ -29,16 +29,15 @@ void qcow2_decode_entry(const struct qcow2 *s, uint64_t entry,
     m->entry = entry;
     if (entry & QCOW2_COMPRESSED) {
         m->type = CLUSTER_COMPRESSED;
-    } else if (entry & QCOW2_ZERO) {
+    } else if ((entry & QCOW2_ZERO) && !s->extended) {
         m->type = m->host ? CLUSTER_ZERO_ALLOC : CLUSTER_ZERO_PLAIN;
     } else {
         m->type = m->host ? CLUSTER_NORMAL : CLUSTER_UNALLOCATED;
     }
 }
 
-/* What no correct image has in an entry. */
-static int co_check_entry(struct qcow2 *s, int64_t offset,
-                          const struct mapping *m)
+int co_qcow2_check_entry(struct qcow2 *s, int64_t offset,
+                         const struct mapping *m)
 {
     if (G_LIKELY(m->type == CLUSTER_COMPRESSED ||
                  (!(m->host & (s->cluster_size - 1)) &&
@@ -68,7 +67,7 @@ static int co_map_in_slice(struct qcow2 *s, const uint64_t *slice,
     int64_t in_cluster = offset & (s->cluster_size - 1);
 
     qcow2_decode_entry(s, entry, m);
-    int ret = co_check_entry(s, offset, m);
+    int ret = co_qcow2_check_entry(s, offset, m);
     if (G_UNLIKELY(ret < 0)) {
         return ret;
     }
@@ -150,7 +149,9 @@ int co_qcow2_map(struct qcow2 *s, int64_t offset, int64_t bytes,
         return ret;
     }
     if (G_LIKELY(slice)) {
-        return co_map_in_slice(s, slice->data, offset, bytes, m);
+        return G_UNLIKELY(s->extended)
+                   ? co_qcow2_map_subclusters(s, slice, offset, bytes, m)
+                   : co_map_in_slice(s, slice->data, offset, bytes, m);
     }
     int64_t table_bytes = INT64_C(1) << (s->cluster_bits + s->l2_bits);
     *m = (struct mapping){

@@ -112,7 +112,7 @@ static bool set_up_caches(struct qcow2 *s,
         return false;
     }
     int64_t rslice = min_i64(SLICE_DEFAULT, s->cluster_size);
-    s->slice_bits = g_bit_nth_lsf(c.slice, -1) - 3;
+    s->slice_bits = g_bit_nth_lsf(c.slice, -1) - 3 - s->extended;
     s->rslice_bits = g_bit_nth_lsf(rslice, -1) + 3 - s->refcount_order;
     /* The index of a cache is sized by its limit, so a limit that the image can
      * never fill is cut; a disk that grows later keeps a fair one. */

@@ -127,7 +127,7 @@ static bool co_open_image(struct qcow2 *s,
     s->marked_corrupt = s->header.incompatible & QCOW2_INCOMPAT_CORRUPT;
     s->zero_from = align_up(qcow2_file(s)->length, s->cluster_size);
     s->node->length = s->header.size;
-    s->node->limits.pwrite_zeroes_align = s->cluster_size;
+    s->node->limits.pwrite_zeroes_align = INT64_C(1) << s->sub_bits;
     s->node->limits.pdiscard_align = s->cluster_size;
     return co_qcow2_load_tables(s, error) && qcow2_apply_options(s, o, error) &&
            co_prepare_writing(s, error) &&
@@ -219,6 +219,7 @@ static struct image_info_specific *co_qcow2_query_specific(struct node *node)
         q->has_corrupt = true;
         q->corrupt = s->header.incompatible & QCOW2_INCOMPAT_CORRUPT;
         q->has_extended_l2 = true;
+        q->extended_l2 = s->extended;
     }
     return info;
 }

@@ -53,6 +53,8 @@ struct qcow2 {
     unsigned cluster_bits;
     unsigned slice_bits; /* L2 entries of a slice, log2 */
     unsigned l2_bits;    /* L2 entries of a table, log2 */
+    unsigned extended;   /* 1: L2 entries have two words, see subclusters.c */
+    unsigned sub_bits;   /* bytes of a subcluster, else of a cluster, log2 */
     unsigned version;
     int64_t cluster_size;
     struct meta_cache l2;
@@ -130,8 +132,9 @@ enum cluster_type {
 /* A run of guest bytes of one type. */
 struct mapping {
     enum cluster_type type;
-    bool copied;    /* NORMAL, ZERO_ALLOC: nobody else refers to the cluster */
-    int64_t host;   /* NORMAL, ZERO_ALLOC: byte offset, contiguous */
+    bool copied;    /* nobody else refers to the cluster at host */
+    int64_t host;   /* byte offset, contiguous; 0: none. An unallocated
+                       subcluster has one if its cluster is allocated */
     uint64_t entry; /* COMPRESSED: the L2 entry; the run ends with it */
     int64_t bytes;
 };
@@ -173,13 +176,28 @@ int co_qcow2_slice_for_write(struct qcow2 *s, int64_t offset,
 /* The same, but *slice is NULL where there is no L2 table. */
 int co_qcow2_slice_if_any(struct qcow2 *s, int64_t offset,
                           struct meta_entry **slice);
+/* What the first word of an entry says. */
 void qcow2_decode_entry(const struct qcow2 *s, uint64_t entry,
                         struct mapping *m);
+/* 0 unless the first word of an entry, at guest offset, is what no correct
+ * image has. */
+int co_qcow2_check_entry(struct qcow2 *s, int64_t offset,
+                         const struct mapping *m);
 /* True if what is not allocated at offset comes from the backing node. */
 static inline bool qcow2_backing_covers(const struct qcow2 *s, int64_t offset)
 {
     const struct edge *backing = s->node->backing;
     return backing && offset < backing->child->length;
+}
+/* Entry i of a slice: one word, or two with extended L2 entries. */
+static inline uint64_t *qcow2_entry_at(const struct qcow2 *s, void *slice,
+                                       unsigned i)
+{
+    return (uint64_t *)slice + ((size_t)i << s->extended);
+}
+static inline unsigned qcow2_entry_bytes(const struct qcow2 *s)
+{
+    return 8u << s->extended;
 }
 /* Index of an entry within its slice. */
 static inline unsigned qcow2_slice_index(const struct qcow2 *s, int64_t offset)
@@ -190,6 +208,26 @@ static inline int64_t qcow2_slice_bytes(const struct qcow2 *s)
 {
     return INT64_C(1) << (s->cluster_bits + s->slice_bits);
 }
+
+/* ---- subclusters.c: extended L2 entries ---- */
+/* As co_qcow2_map(), in a slice. */
+int co_qcow2_map_subclusters(struct qcow2 *s, struct meta_entry *slice,
+                             int64_t offset, int64_t bytes, struct mapping *m);
+/* Bits of those subclusters that [offset, end), within a cluster, touches. */
+uint32_t qcow2_subcluster_mask(const struct qcow2 *s, int64_t offset,
+                               int64_t end);
+/* True if [offset, end), within the cluster of the entry, reads as zeroes. */
+bool qcow2_subclusters_zero(const struct qcow2 *s, const uint64_t *entry,
+                            int64_t offset, int64_t end);
+/* What has to be written so that the clusters from `first` on can hold
+ * [*from, *to), which begins in the one and ends in the other of two entries:
+ * the range grows by what must be copied. own: the clusters stay. */
+void qcow2_subclusters_widen(const struct qcow2 *s, const uint64_t *first,
+                             const uint64_t *last, bool own, int64_t *from,
+                             int64_t *to);
+/* The second word when [offset, end), within the cluster, has been written. */
+uint64_t qcow2_subclusters_written(const struct qcow2 *s, const uint64_t *old,
+                                   int64_t offset, int64_t end);
 
 /* ---- io.c ---- */
 int co_qcow2_preadv(struct node *node, int64_t offset, int64_t bytes,

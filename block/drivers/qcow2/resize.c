@@ -124,27 +124,36 @@ static int co_set_size(struct qcow2 *s, int64_t size)
     return ret;
 }
 
+/* Writes zeroes where data are. */
+static int co_zero_run(struct qcow2 *s, int64_t offset, int64_t bytes,
+                       const void *zeroes, int64_t *done)
+{
+    struct mapping m;
+    struct iovec vec;
+
+    int ret = co_qcow2_map(s, offset, bytes, &m);
+    if (ret < 0) {
+        return ret;
+    }
+    *done = m.bytes;
+    if (m.type != CLUSTER_NORMAL && m.type != CLUSTER_COMPRESSED) {
+        return 0;
+    }
+    struct iov iov = iov_buf(&vec, (void *)zeroes, m.bytes);
+    return co_qcow2_pwritev(s->node, offset, m.bytes, &iov, 0);
+}
+
 /* Behind the old end, in the cluster that the end lies in. */
 static int co_zero_tail(struct qcow2 *s, int64_t old)
 {
-    int64_t bytes = align_up(old, s->cluster_size) - old;
-    struct mapping m;
+    int64_t end = align_up(old, s->cluster_size), done = 0;
+    g_autofree void *zeroes = g_try_malloc0(end - old + 1);
+    int ret = zeroes ? 0 : -ENOMEM;
 
-    if (!bytes) {
-        return 0;
+    while (ret == 0 && old < end) {
+        ret = co_zero_run(s, old, end - old, zeroes, &done);
+        old += done;
     }
-    int ret = co_qcow2_map(s, old, bytes, &m);
-    if (ret < 0 || (m.type != CLUSTER_NORMAL && m.type != CLUSTER_COMPRESSED)) {
-        return ret;
-    }
-    void *zeroes = g_try_malloc0(bytes);
-    if (!zeroes) {
-        return -ENOMEM;
-    }
-    struct iovec vec;
-    struct iov iov = iov_buf(&vec, zeroes, bytes);
-    ret = co_qcow2_pwritev(s->node, old, bytes, &iov, 0);
-    g_free(zeroes);
     return ret;
 }
 

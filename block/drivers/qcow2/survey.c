@@ -145,7 +145,7 @@ static bool co_survey_l2(struct survey *v, uint64_t offset, GError **error)
     if (ret < 0) {
         return error_set_errno(error, ret, "Could not read L2 table");
     }
-    for (int64_t i = 0; i < s->cluster_size / 8; i++) {
+    for (int64_t i = 0; i < s->cluster_size / 8; i += 1 << s->extended) {
         struct mapping m;
         int64_t host, bytes;
         qcow2_decode_entry(s, be64toh(v->table[i]), &m);

@@ -21,61 +21,109 @@ enum change {
     CHANGE_UNMAP, /* nothing is left */
 };
 
+/* The words of an L2 entry in the host's byte order; the second one is 0 but
+ * for extended entries. */
+struct words {
+    uint64_t entry, bitmap;
+};
+
+static struct words load_words(const struct qcow2 *s, const uint64_t *at)
+{
+    return (struct words){be64toh(at[0]), s->extended ? be64toh(at[1]) : 0};
+}
+
+static void store_words(const struct qcow2 *s, uint64_t *at, struct words w)
+{
+    at[0] = htobe64(w.entry);
+    if (s->extended) {
+        at[1] = htobe64(w.bitmap);
+    }
+}
+
+/* mask: the subclusters that change. */
+static bool new_subclusters(enum change change, bool compressed,
+                            const struct words *old, uint32_t mask,
+                            struct words *new)
+{
+    if (mask == UINT32_MAX) {
+        bool keep = change == CHANGE_ZERO && !compressed;
+        *new = (struct words){keep ? old->entry : 0, QCOW2_BITMAP_ZEROES};
+        return true;
+    }
+    new->bitmap = (old->bitmap & ~(uint64_t)mask) | (uint64_t)mask << 32;
+    return !compressed && change != CHANGE_DISCARD;
+}
+
 /* False if the format has no entry that reads as zeroes there. */
-static bool new_entry(const struct qcow2 *s, enum change change, uint64_t old,
-                      uint64_t *entry)
+static bool new_words(const struct qcow2 *s, enum change change,
+                      const struct words *old, uint32_t mask, struct words *new)
 {
     struct mapping m;
     bool backing = s->node->backing;
 
-    qcow2_decode_entry(s, old, &m);
-    *entry = old;
+    qcow2_decode_entry(s, old->entry, &m);
+    *new = *old;
     if (change == CHANGE_UNMAP) {
-        *entry = 0;
+        *new = (struct words){0};
         return true;
     }
-    if (m.type == CLUSTER_UNALLOCATED && !backing) {
+    if (m.type == CLUSTER_UNALLOCATED && !old->bitmap && !backing) {
         return true;
     }
     if (s->version < 3) {
-        *entry = 0;
+        new->entry = 0;
         return change != CHANGE_ZERO && !backing;
     }
-    if (change == CHANGE_DISCARD && m.type == CLUSTER_ZERO_PLAIN) {
-        return true;
+    bool compressed = m.type == CLUSTER_COMPRESSED;
+    if (s->extended) {
+        return new_subclusters(change, compressed, old, mask, new);
     }
-    bool keep = change == CHANGE_ZERO && m.type != CLUSTER_COMPRESSED;
-    *entry = keep ? old | QCOW2_ZERO : QCOW2_ZERO;
+    bool keep = change == CHANGE_ZERO && !compressed;
+    new->entry = keep ? old->entry | QCOW2_ZERO : QCOW2_ZERO;
     return true;
 }
 
-/* n entries of the slice from index i on. */
-static int change_entries(struct qcow2 *s, struct meta_entry *slice, unsigned i,
-                          unsigned n, enum change change)
+/* What becomes of the entry at guest offset `at`, as far as [at, end) goes in
+ * its cluster. */
+static bool plan_change(const struct qcow2 *s, struct meta_entry *slice,
+                        int64_t at, int64_t end, enum change change,
+                        struct words *old, struct words *new)
 {
-    const uint64_t *now = slice->data;
-    bool any = false;
-    uint64_t entry;
+    int64_t cluster_end = align_down(at, s->cluster_size) + s->cluster_size;
+    uint32_t mask =
+        s->extended ? qcow2_subcluster_mask(s, at, min_i64(end, cluster_end))
+                    : 0;
 
-    for (unsigned j = i; j < i + n; j++) {
-        if (!new_entry(s, change, be64toh(now[j]), &entry)) {
+    *old =
+        load_words(s, qcow2_entry_at(s, slice->data, qcow2_slice_index(s, at)));
+    return new_words(s, change, old, mask, new);
+}
+
+/* The entries of [offset, end), all in the slice. */
+static int change_entries(struct qcow2 *s, struct meta_entry *slice,
+                          int64_t offset, int64_t end, enum change change)
+{
+    struct words old, new;
+    bool any = false;
+
+    for (int64_t at = offset; at < end;
+         at = align_down(at, s->cluster_size) + s->cluster_size) {
+        if (!plan_change(s, slice, at, end, change, &old, &new)) {
             return -ENOTSUP;
         }
-        any = any || entry != be64toh(now[j]);
+        any = any || old.entry != new.entry || old.bitmap != new.bitmap;
     }
     if (!any) {
         return 0;
     }
     meta_entry_change(&s->l2, slice);
-    uint64_t *entries = slice->data;
-    for (unsigned j = i; j < i + n; j++) {
-        uint64_t old = be64toh(entries[j]);
-        (void)new_entry(s, change, old, &entry);
-        if (entry != old) {
-            entries[j] = htobe64(entry);
-            if (!(entry & QCOW2_OFFSET_MASK)) {
-                qcow2_free_entry_later(s, old, FREE_REQUEST);
-            }
+    for (int64_t at = offset; at < end;
+         at = align_down(at, s->cluster_size) + s->cluster_size) {
+        (void)plan_change(s, slice, at, end, change, &old, &new);
+        store_words(s, qcow2_entry_at(s, slice->data, qcow2_slice_index(s, at)),
+                    new);
+        if (old.entry != new.entry && !(new.entry &QCOW2_OFFSET_MASK)) {
+            qcow2_free_entry_later(s, old.entry, FREE_REQUEST);
         }
     }
     return 0;
@@ -109,8 +157,7 @@ static int co_change_in_slice(struct qcow2 *s, int64_t offset, int64_t end,
             return ret;
         }
     } while (co_qcow2_wait_allocation(s, offset, *n));
-    return change_entries(s, slice, qcow2_slice_index(s, offset),
-                          *n >> s->cluster_bits, change);
+    return change_entries(s, slice, offset, offset + *n, change);
 }
 
 static int co_change(struct qcow2 *s, int64_t offset, int64_t bytes,
@@ -133,7 +180,7 @@ static int co_change(struct qcow2 *s, int64_t offset, int64_t bytes,
 
 /* ---- requests ------------------------------------------------------------ */
 
-/* Part of a cluster: nothing to do if it reads as zeroes, else the engine
+/* Part of a unit: nothing to do if it reads as zeroes, else the engine
  * writes them. */
 static int co_zero_part(struct qcow2 *s, int64_t offset, int64_t bytes)
 {
@@ -149,16 +196,17 @@ static int co_zero_part(struct qcow2 *s, int64_t offset, int64_t bytes)
     return zero && m.bytes == bytes ? 0 : -ENOTSUP;
 }
 
-/* The end of the node counts as the end of a cluster. */
-static int64_t whole_clusters(const struct qcow2 *s, int64_t offset,
-                              int64_t bytes)
+/* Bytes that can be changed without data if the format changes `unit` bytes as
+ * a whole. The end of the node counts as the end of a cluster. */
+static int64_t whole_units(const struct qcow2 *s, int64_t offset, int64_t bytes,
+                           int64_t unit)
 {
     int64_t end = offset + bytes;
 
     if (end == s->node->length) {
         end = align_up(end, s->cluster_size);
     }
-    return is_aligned(offset | end, s->cluster_size) ? end - offset : 0;
+    return is_aligned(offset | end, unit) ? end - offset : 0;
 }
 
 int co_qcow2_pwrite_zeroes(struct node *node, int64_t offset, int64_t bytes,
@@ -166,7 +214,7 @@ int co_qcow2_pwrite_zeroes(struct node *node, int64_t offset, int64_t bytes,
 {
     struct qcow2 *s = node->state;
     unsigned generation = qcow2_enter(s);
-    int64_t whole = whole_clusters(s, offset, bytes);
+    int64_t whole = whole_units(s, offset, bytes, INT64_C(1) << s->sub_bits);
     int ret;
 
     if (whole) {
@@ -184,7 +232,7 @@ int co_qcow2_pdiscard(struct node *node, int64_t offset, int64_t bytes)
 {
     struct qcow2 *s = node->state;
     unsigned generation = qcow2_enter(s);
-    int64_t whole = whole_clusters(s, offset, bytes);
+    int64_t whole = whole_units(s, offset, bytes, s->cluster_size);
     int ret = whole ? co_change(s, offset, whole, CHANGE_DISCARD) : -ENOTSUP;
 
     qcow2_leave(s, generation);
