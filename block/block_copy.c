@@ -470,3 +470,37 @@ int co_block_copy_reset_unallocated(struct block_copy *s, int64_t offset,
     }
     return 1;
 }
+
+bool block_copy_has(const struct block_copy *s, int64_t offset, int64_t bytes,
+                    int64_t *run)
+{
+    bool has = !hbitmap_get(s->todo, offset);
+    int64_t end = has ? hbitmap_next_set(s->todo, offset, bytes)
+                      : hbitmap_next_clear(s->todo, offset, bytes);
+    struct copy_task *t;
+
+    *run = end < 0 ? bytes : end - offset;
+    if (!has) {
+        return false;
+    }
+    TAILQ_FOREACH (t, &s->tasks, link) {
+        if (range_overlap(t->offset, t->bytes, offset, 1)) {
+            *run = min_i64(*run, t->offset + t->bytes - offset);
+            return false;
+        }
+        if (t->offset > offset) {
+            *run = min_i64(*run, t->offset - offset);
+        }
+    }
+    return true;
+}
+
+void co_block_copy_wait_range(struct block_copy *s, int64_t offset,
+                              int64_t bytes)
+{
+    struct copy_task *t;
+
+    while ((t = task_in(s, offset, bytes))) {
+        co_queue_wait(&t->done);
+    }
+}

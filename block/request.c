@@ -84,8 +84,8 @@ static struct bounce bounce_at(const struct node *node, int64_t pos,
     return b;
 }
 
-static int co_read_pieces(struct node *node, int64_t offset,
-                          const struct iov *iov, unsigned flags)
+int co_request_read_pieces(struct node *node, int64_t offset,
+                           const struct iov *iov, unsigned flags)
 {
     void *buf = NULL;
     int ret = 0;
@@ -147,7 +147,7 @@ int co_node_preadv(struct node *node, int64_t offset, const struct iov *iov,
                  offset + bytes <= node->length)) {
         ret = co_driver_preadv(node, offset, iov, flags);
     } else {
-        ret = co_read_pieces(node, offset, iov, flags);
+        ret = co_request_read_pieces(node, offset, iov, flags);
     }
     tracked_end(&req);
     return ret;

@@ -214,6 +214,9 @@ static inline int co_request_fua(struct node *node, unsigned flags, int ret)
     return ret;
 }
 
+/* Reads any range within a tracked request, in pieces that fit the driver. */
+int co_request_read_pieces(struct node *node, int64_t offset,
+                           const struct iov *iov, unsigned flags);
 /* Writes any range within a tracked request, in pieces that fit the driver;
  * read-modify-writes unaligned ends (req then serialises). flags are those for
  * the driver. */

@@ -12,6 +12,11 @@
  * (break-snapshot): nothing more is copied then. A write waits for its copy no
  * longer than cbw-timeout; what is under way then goes on by itself.
  *
+ * Others read the snapshot through a snapshot-access node: what the target has
+ * from there, the rest from file, where a guest's write waits for such a look
+ * to end after it has saved the old data. A bitmap limits both what is saved
+ * and what can be read.
+ *
  * Nobody but the filter may write to file while the filter has parents.
  */
 #include <errno.h>
@@ -31,7 +36,12 @@ struct cbw_state {
     enum on_cbw_error on_error;
     int64_t timeout_ns; /* 0 = none */
     int snapshot_error; /* not 0: the snapshot is lost */
+    struct node *target;
+    struct hbitmap *access;      /* what the snapshot is of; NULL = all */
+    LIST_HEAD(, cbw_look) looks; /* those that are frozen */
 };
+
+extern const struct block_driver driver_copy_before_write;
 
 struct block_copy *cbw_block_copy(const struct node *filter)
 {
@@ -68,6 +78,12 @@ static bool co_take_bitmap(struct cbw_state *s,
     }
     hbitmap_clear_all(todo);
     hbitmap_merge(todo, b->bits);
+    s->access = hbitmap_new(hbitmap_size(todo), hbitmap_granularity(todo));
+    if (!s->access) {
+        return error_set(error, "Not enough memory for the bitmap of the "
+                                "snapshot");
+    }
+    hbitmap_merge(s->access, todo);
     return true;
 }
 
@@ -87,6 +103,7 @@ static bool co_cbw_open(struct node *node,
         return false;
     }
     node->length = node->file->child->length;
+    s->target = target->child;
     s->on_error =
         o->has_on_cbw_error ? o->on_cbw_error : ON_CBW_ERROR_BREAK_GUEST_WRITE;
     s->timeout_ns = (int64_t)(o->has_cbw_timeout ? o->cbw_timeout : 0) *
@@ -107,6 +124,9 @@ static void co_cbw_close(struct node *node)
     struct cbw_state *s = node->state;
 
     co_block_copy_free(s->copy);
+    if (s->access) {
+        hbitmap_free(s->access);
+    }
 }
 
 static void cbw_child_perm(struct node *node, const struct edge *child,
@@ -129,6 +149,91 @@ static void cbw_child_perm(struct node *node, const struct edge *child,
         *perm |= PERM_CONSISTENT_READ;
     }
     *shared &= ~(unsigned)(PERM_WRITE | PERM_RESIZE);
+}
+
+/* ---- looks at the snapshot ----------------------------------------------- */
+
+/* Cuts *run to where access ends; false if it does not even begin. */
+static bool accessible(const struct cbw_state *s, int64_t offset, int64_t *run)
+{
+    if (!s->access) {
+        return true;
+    }
+    int64_t end = hbitmap_next_clear(s->access, offset, *run);
+    *run = end < 0 ? *run : end - offset;
+    return *run > 0;
+}
+
+int cbw_look_begin(struct node *filter, int64_t offset, int64_t bytes,
+                   struct cbw_look *look)
+{
+    struct cbw_state *s = filter->state;
+
+    if (filter->driver != &driver_copy_before_write) {
+        return -ENOTSUP;
+    }
+    if (s->snapshot_error || !accessible(s, offset, &bytes)) {
+        return -EACCES;
+    }
+    *look = (struct cbw_look){.offset = offset, .cbw = s};
+    look->frozen = !block_copy_has(s->copy, offset, bytes, &look->bytes);
+    look->from = look->frozen ? filter->file->child : s->target;
+    if (look->frozen) {
+        LIST_INSERT_HEAD(&s->looks, look, link);
+    }
+    return 0;
+}
+
+void cbw_look_end(struct cbw_look *look)
+{
+    if (look->frozen) {
+        LIST_REMOVE(look, link);
+        co_queue_wake_all(&look->waiters);
+    }
+}
+
+static void co_wait_for_looks(struct cbw_state *s, int64_t offset,
+                              int64_t bytes)
+{
+    struct cbw_look *look = LIST_FIRST(&s->looks);
+
+    while (look) {
+        if (range_overlap(look->offset, look->bytes, offset, bytes)) {
+            co_queue_wait(&look->waiters);
+            look = LIST_FIRST(&s->looks);
+        } else {
+            look = LIST_NEXT(look, link);
+        }
+    }
+}
+
+int co_cbw_forget(struct node *filter, int64_t offset, int64_t bytes)
+{
+    struct cbw_state *s = filter->state;
+
+    if (filter->driver != &driver_copy_before_write) {
+        return -ENOTSUP;
+    }
+    struct hbitmap *todo = block_copy_bitmap(s->copy);
+    int64_t cluster = block_copy_cluster_size(s->copy);
+    int64_t end = offset + bytes;
+    offset = align_up(offset, cluster);
+    end = end >= hbitmap_size(todo) ? hbitmap_size(todo)
+                                    : align_down(end, cluster);
+    if (offset >= end) {
+        return 0;
+    }
+    if (!s->access) {
+        s->access = hbitmap_new(hbitmap_size(todo), cluster);
+        if (!s->access) {
+            return -ENOMEM;
+        }
+        hbitmap_set_all(s->access);
+    }
+    hbitmap_clear(s->access, offset, end - offset);
+    co_block_copy_wait_range(s->copy, offset, end - offset);
+    hbitmap_clear(todo, offset, end - offset);
+    return co_node_pdiscard(s->target, offset, end - offset);
 }
 
 /* ---- requests ------------------------------------------------------------ */
@@ -186,6 +291,9 @@ static int co_copy_before(struct node *node, int64_t offset, int64_t bytes,
     }
     ret = s->timeout_ns ? co_copy_with_timeout(s, offset, bytes)
                         : co_block_copy_range(s->copy, offset, bytes, NULL);
+    if (G_UNLIKELY(!LIST_EMPTY(&s->looks))) {
+        co_wait_for_looks(s, offset, bytes);
+    }
     if (ret < 0 && s->on_error == ON_CBW_ERROR_BREAK_SNAPSHOT) {
         s->snapshot_error = s->snapshot_error ? s->snapshot_error : ret;
         return 0;

@@ -1,9 +1,10 @@
 /*
- * null-co: a disk of any size without storage.
+ * null-co and null-aio: a disk of any size without storage.
  *
  * Writes vanish. Reads leave the buffer as it is, or give zeroes with
- * read-zeroes; latency-ns delays every request. For measuring and testing what
- * lies above.
+ * read-zeroes; latency-ns delays every request. null-co answers at once,
+ * null-aio in a later pass of the loop, as a device that interrupts would. For
+ * measuring and testing what lies above.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -18,17 +19,17 @@
 struct null_state {
     int64_t latency_ns;
     bool read_zeroes;
+    bool later; /* null-aio */
 };
 
-static bool co_null_open(struct node *node,
-                         const struct blockdev_options *options, GError **error)
+static bool null_open(struct node *node, const struct blockdev_options_null *o,
+                      GError **error)
 {
-    const struct blockdev_options_null *o = &options->u.null_co;
     struct null_state *s = node->state;
     node->length = o->has_size ? o->size : DEFAULT_SIZE;
     if (node->length < 0 || node->length > BLOCK_MAX_LENGTH) {
-        return error_set(error, "Invalid size %" PRId64 " of a null-co node",
-                         node->length);
+        return error_set(error, "Invalid size %" PRId64 " of a %s node",
+                         node->length, node->driver->name);
     }
     if (o->has_latency_ns && o->latency_ns > INT64_MAX) {
         return error_set(error, "latency-ns is invalid");
@@ -38,11 +39,29 @@ static bool co_null_open(struct node *node,
     return true;
 }
 
+static bool co_null_open(struct node *node,
+                         const struct blockdev_options *options, GError **error)
+{
+    return null_open(node, &options->u.null_co, error);
+}
+
+static bool co_null_aio_open(struct node *node,
+                             const struct blockdev_options *options,
+                             GError **error)
+{
+    struct null_state *s = node->state;
+
+    s->later = true;
+    return null_open(node, &options->u.null_aio, error);
+}
+
 static inline int co_null_delay(const struct node *node)
 {
     const struct null_state *s = node->state;
     if (G_UNLIKELY(s->latency_ns)) {
         co_sleep_ns(s->latency_ns);
+    } else if (s->later) {
+        co_pause();
     }
     return 0;
 }
@@ -101,29 +120,50 @@ static int64_t co_null_allocated_size(struct node *node)
 
 static const char *const null_strong_options[] = {"size", "read-zeroes", NULL};
 
-static void null_refresh_filename(struct node *node)
+static void null_name(struct node *node, const struct blockdev_options_null *o)
 {
-    const struct blockdev_options_null *o = &node->options->u.null_co;
     g_free(node->filename);
     node->filename = o->has_size || o->has_read_zeroes
                          ? node_json_filename(node)
-                         : g_strdup("null-co://");
+                         : g_strdup_printf("%s://", node->driver->name);
 }
+
+static void null_refresh_filename(struct node *node)
+{
+    null_name(node, &node->options->u.null_co);
+}
+
+static void null_aio_refresh_filename(struct node *node)
+{
+    null_name(node, &node->options->u.null_aio);
+}
+
+/* clang-format off */
+#define NULL_DRIVER \
+    .kind = DRIVER_PROTOCOL, \
+    .state_size = sizeof(struct null_state), \
+    .writes_fua = true, \
+    .zeroes_unmap = true, \
+    .co_preadv = co_null_preadv, \
+    .co_pwritev = co_null_pwritev, \
+    .co_pwrite_zeroes = co_null_pwrite_zeroes, \
+    .co_pdiscard = co_null_pdiscard, \
+    .co_flush = co_null_flush, \
+    .co_block_status = co_null_block_status, \
+    .co_allocated_size = co_null_allocated_size, \
+    .strong_options = null_strong_options
+/* clang-format on */
 
 const struct block_driver driver_null_co = {
     .name = "null-co",
-    .kind = DRIVER_PROTOCOL,
-    .state_size = sizeof(struct null_state),
-    .writes_fua = true,
-    .zeroes_unmap = true,
     .co_open = co_null_open,
-    .co_preadv = co_null_preadv,
-    .co_pwritev = co_null_pwritev,
-    .co_pwrite_zeroes = co_null_pwrite_zeroes,
-    .co_pdiscard = co_null_pdiscard,
-    .co_flush = co_null_flush,
-    .co_block_status = co_null_block_status,
-    .co_allocated_size = co_null_allocated_size,
-    .strong_options = null_strong_options,
     .refresh_filename = null_refresh_filename,
+    NULL_DRIVER,
+};
+
+const struct block_driver driver_null_aio = {
+    .name = "null-aio",
+    .co_open = co_null_aio_open,
+    .refresh_filename = null_aio_refresh_filename,
+    NULL_DRIVER,
 };

@@ -15,6 +15,8 @@
 #include <glib.h>
 #include <stdbool.h>
 #include <stdint.h>
+#include <sys/queue.h>
+#include "aio/colock.h"
 #include "block/node.h"
 #include "util/hbitmap.h"
 
@@ -85,9 +87,37 @@ int co_block_copy_all(struct block_copy *s, struct block_copy_call *call);
 int co_block_copy_reset_unallocated(struct block_copy *s, int64_t offset,
                                     int64_t *bytes);
 
+/* True if the target has all of a run at offset, false if the source still has
+ * to be asked for it; *run is its length, at most bytes. */
+bool block_copy_has(const struct block_copy *s, int64_t offset, int64_t bytes,
+                    int64_t *run);
+/* Waits until no copy of a part of the range is under way. */
+void co_block_copy_wait_range(struct block_copy *s, int64_t offset,
+                              int64_t bytes);
+
 /* The engine of a copy-before-write node. */
 struct block_copy *cbw_block_copy(const struct node *filter);
 /* 0, or the -errno that broke its snapshot (on-cbw-error=break-snapshot). */
 int cbw_snapshot_error(const struct node *filter);
+
+/* A look at a run of the point in time that a copy-before-write node keeps.
+ * While it lasts, guest writes to the run are held off where the source still
+ * has it. */
+struct cbw_look {
+    struct node *from;     /* where the run is: the source or the target */
+    int64_t offset, bytes; /* of the run: in both at the same offset */
+    bool frozen;
+    struct cbw_state *cbw; /* private */
+    struct co_queue waiters;
+    LIST_ENTRY(cbw_look) link;
+};
+/* 0, and a run of at least one byte; -EACCES where the snapshot does not reach,
+ * or when it is lost; -ENOTSUP if the node is of another driver. Does not
+ * suspend. */
+int cbw_look_begin(struct node *filter, int64_t offset, int64_t bytes,
+                   struct cbw_look *look);
+void cbw_look_end(struct cbw_look *look);
+/* What is discarded is no longer part of the snapshot, nor saved for it. */
+int co_cbw_forget(struct node *filter, int64_t offset, int64_t bytes);
 
 #endif

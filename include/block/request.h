@@ -65,6 +65,11 @@ int co_node_status_above(struct node *node, struct node *base,
 int co_node_copy_range(struct node *src, int64_t src_offset, struct node *dst,
                        int64_t dst_offset, int64_t bytes, unsigned flags);
 
+/* Brings what the node's backing chain holds of the range into the node itself,
+ * in whole clusters; what it has already stays. No write that comes meanwhile
+ * is lost, and no dirty bitmap is marked. -EPERM for a read-only node. */
+int co_node_copy_up(struct node *node, int64_t offset, int64_t bytes);
+
 /* Tells blkdebug, if it is anywhere below, that an event happened; nearly free
  * when no blkdebug node is open. May suspend there. */
 void co_node_debug_event(struct node *node, enum blkdebug_event event);
