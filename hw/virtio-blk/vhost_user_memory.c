@@ -1,40 +1,30 @@
 /*
  * Memory regions of a vhost-user front-end.
  *
- * A region is a piece of a file that both sides map. It is checked against the
- * file's length when it comes, and guarded against a file that becomes shorter
- * later. The device sees only the table of guest-physical ranges; the front-
- * end's own addresses, in which it names rings, are turned into those here.
+ * A region is a piece of a file that both sides map. The device sees only the
+ * table of guest-physical ranges; the front-end's own addresses, in which it
+ * names rings, are turned into those here.
  *
  * Invariant: table and mappings hold the same regions. Runs on the device's
  * loop, does not suspend.
  */
 #include "hw/virtio-blk/vhost_user_memory.h"
 
-#include <errno.h>
 #include <inttypes.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
-#include <sys/statfs.h>
-#include <unistd.h>
 
+#include "hw/virtio-blk/vhost_user_shared.h"
 #include "util/error.h"
-#include "util/range.h"
-
-#define HUGETLBFS_MAGIC 0x958458f6
 
 struct vhost_user_mapping {
     struct vhost_user_region region;
-    struct sigbus_range guard; /* the whole mapping */
-    uint8_t *host;             /* of the region's first byte */
+    struct vhost_user_shared shared;
 };
 
 static void mapping_free(gpointer opaque)
 {
     struct vhost_user_mapping *map = opaque;
 
-    sigbus_range_remove(&map->guard);
-    munmap(map->guard.base, map->guard.bytes);
+    vhost_user_shared_unmap(&map->shared);
     g_free(map);
 }
 
@@ -55,68 +45,23 @@ void vhost_user_memory_destroy(struct vhost_user_memory *m)
     g_clear_pointer(&m->mappings, g_ptr_array_unref);
 }
 
-/* ---- mapping ---- */
-
-static size_t page_bytes_of(int fd)
-{
-    struct statfs fs;
-
-    if (fstatfs(fd, &fs) == 0 && (uint32_t)fs.f_type == HUGETLBFS_MAGIC) {
-        return fs.f_bsize;
-    }
-    return sysconf(_SC_PAGESIZE);
-}
-
 static struct vhost_user_mapping *map_region(const struct vhost_user_region *r,
                                              int fd, GError **error)
 {
-    struct stat st;
-    int64_t end, whole;
-
-    if (r->mmap_offset > INT64_MAX || r->bytes > INT64_MAX || !r->bytes ||
-        !range_add(r->mmap_offset, r->bytes, &end) ||
-        r->bytes > UINT64_MAX - r->user) {
-        error_set(error,
-                  "memory region at 0x%" PRIx64
-                  " has an invalid size of %" PRIu64 " bytes at %" PRIu64,
-                  r->gpa, r->bytes, r->mmap_offset);
-        return NULL;
-    }
-    if (fstat(fd, &st) < 0 || !S_ISREG(st.st_mode) || end > st.st_size) {
-        error_set(error,
-                  "memory region at 0x%" PRIx64 " is not within its file",
-                  r->gpa);
-        return NULL;
-    }
-    size_t page = page_bytes_of(fd);
-
-    /* The whole file up to the end: an offset need not be a page's. */
-    if (!is_power_of_2(page) || !range_add(end, page - 1, &whole)) {
-        error_set(error, "memory region at 0x%" PRIx64 " is too large", r->gpa);
-        return NULL;
-    }
-    whole = align_down(whole, page);
-    char *base = mmap(NULL, whole, PROT_READ | PROT_WRITE,
-                      MAP_SHARED | MAP_NORESERVE, fd, 0);
-    if (base == MAP_FAILED) {
-        error_set_errno(error, errno,
-                        "memory region at 0x%" PRIx64 " cannot be mapped",
-                        r->gpa);
-        return NULL;
-    }
+    g_autofree char *what =
+        g_strdup_printf("memory region at 0x%" PRIx64, r->gpa);
     struct vhost_user_mapping *map = g_new0(struct vhost_user_mapping, 1);
 
     map->region = *r;
-    map->host = (uint8_t *)base + r->mmap_offset;
-    map->guard =
-        (struct sigbus_range){.base = base, .bytes = whole, .page_bytes = page};
-    if (!sigbus_range_add(&map->guard)) {
-        error_set(error, "too many memory regions in this process");
-        munmap(base, whole);
-        g_free(map);
-        return NULL;
+    if (r->bytes > UINT64_MAX - r->user) {
+        error_set(error, "%s has an invalid size of %" PRIu64 " bytes", what,
+                  r->bytes);
+    } else if (vhost_user_shared_map(&map->shared, fd, r->mmap_offset, r->bytes,
+                                     what, error)) {
+        return map;
     }
-    return map;
+    g_free(map);
+    return NULL;
 }
 
 /* ---- the table ---- */
@@ -133,7 +78,7 @@ static bool publish(struct vhost_user_memory *m, const GPtrArray *mappings,
         regions[i] = (struct guest_region){
             .gpa = map->region.gpa,
             .bytes = map->region.bytes,
-            .host = map->host,
+            .host = map->shared.host,
         };
     }
     return guest_memory_set(&m->table, regions, mappings->len, error);
@@ -219,7 +164,7 @@ bool vhost_user_memory_lost(const struct vhost_user_memory *m)
     for (guint i = 0; i < m->mappings->len; i++) {
         const struct vhost_user_mapping *map = m->mappings->pdata[i];
 
-        if (sigbus_range_lost(&map->guard)) {
+        if (vhost_user_shared_lost(&map->shared)) {
             return true;
         }
     }

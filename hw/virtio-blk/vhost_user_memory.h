@@ -7,7 +7,6 @@
 #include <glib.h>
 #include <stdbool.h>
 
-#include "aio/sigbus.h"
 #include "hw/virtio-blk/guest_memory.h"
 #include "hw/virtio-blk/vhost_user_proto.h"
 
