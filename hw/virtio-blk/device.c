@@ -45,9 +45,12 @@ void virtio_blk_break(struct virtio_blk *dev, const char *reason)
 void virtio_blk_check_memory(struct virtio_blk *dev)
 {
     dev->seen_lost = sigbus_count();
-    if (dev->transport && dev->transport->memory_lost &&
-        dev->transport->memory_lost(dev->transport_opaque)) {
-        virtio_blk_break(dev, "guest memory has gone away");
+    if (dev->transport && dev->transport->memory_lost) {
+        const char *lost = dev->transport->memory_lost(dev->transport_opaque);
+
+        if (lost) {
+            virtio_blk_break(dev, lost);
+        }
     }
 }
 
@@ -189,7 +192,9 @@ static bool process_queue(struct virtio_blk_queue *q)
     uint16_t heads[POP_BATCH];
     bool any = false;
 
-    while (may_pop(dev) && !q->paused && virtqueue_has_work(&q->vq)) {
+    /* What is done again was popped once, before the queue was paused. */
+    while (may_pop(dev) && (!q->paused || q->vq.resubmits) &&
+           virtqueue_has_work(&q->vq)) {
         int n = virtqueue_pop(&q->vq, heads, POP_BATCH);
 
         if (n < 0) {
@@ -389,7 +394,7 @@ uint32_t co_virtio_blk_stop_queue(struct virtio_blk *dev, unsigned index)
 
     q->paused = true;
     /* Once the device is not active, chains are not given back any more. */
-    while (dev->active ? q->vq.in_flight : dev->in_flight) {
+    while (dev->active ? q->vq.in_flight || q->vq.resubmits : dev->in_flight) {
         co_queue_wait(&dev->idle);
     }
     if (dev->active && virtqueue_publish(&q->vq)) {

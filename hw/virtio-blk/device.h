@@ -25,9 +25,9 @@
 struct virtio_transport {
     void (*notify_queue)(void *opaque, unsigned queue); /* used buffers */
     void (*notify_config)(void *opaque); /* configuration or status changed */
-    /* A page of shared memory was lost: true if it is one of the guest's. May
-     * be NULL. */
-    bool (*memory_lost)(void *opaque);
+    /* A page of shared memory was lost: what has gone away if it is one of this
+     * device's, else NULL. May be NULL. */
+    const char *(*memory_lost)(void *opaque);
 };
 
 struct virtio_blk_queue {

@@ -10,6 +10,7 @@
 #include <errno.h>
 
 #include "aio/atomic.h"
+#include "hw/virtio-blk/inflight.h"
 #include "hw/virtio-blk/ring_table.h"
 #include "util/range.h"
 
@@ -89,7 +90,7 @@ static bool enter_indirect(struct virtqueue *vq, struct ring_table *t,
     return ring_table_open(vq, t, d->addr, d->len);
 }
 
-static bool read_chain(struct virtqueue *vq, uint16_t head)
+bool split_read_chain(struct virtqueue *vq, uint16_t head)
 {
     struct vq_chain *c = virtqueue_chain_begin(vq, head);
     struct ring_table t = {.entries = vq->desc, .count = vq->size};
@@ -149,12 +150,8 @@ static int split_pop(struct virtqueue *vq, uint16_t *heads, unsigned max)
         }
     }
     for (n = 0; n < max; n++) {
-        if (!read_chain(vq, heads[n])) {
-            while (n--) {
-                struct vq_chain *c = virtqueue_slot(vq, heads[n]);
-                c->in_flight = false;
-            }
-            return -EBADMSG;
+        if (!split_read_chain(vq, heads[n])) {
+            return virtqueue_unpop(vq, heads, n);
         }
     }
     vq->last_avail += max;
@@ -209,4 +206,5 @@ const struct ring_format split_ring_format = {
     .publish = split_publish,
     .has_work = split_has_work,
     .set_notify = split_set_notify,
+    .inflight = &split_inflight_format,
 };

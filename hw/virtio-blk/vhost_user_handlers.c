@@ -16,6 +16,7 @@
      VIRTIO_BIT(VHOST_USER_PROTOCOL_F_REPLY_ACK) |           \
      VIRTIO_BIT(VHOST_USER_PROTOCOL_F_BACKEND_REQ) |         \
      VIRTIO_BIT(VHOST_USER_PROTOCOL_F_CONFIG) |              \
+     VIRTIO_BIT(VHOST_USER_PROTOCOL_F_INFLIGHT_SHMFD) |      \
      VIRTIO_BIT(VHOST_USER_PROTOCOL_F_RESET_DEVICE) |        \
      VIRTIO_BIT(VHOST_USER_PROTOCOL_F_CONFIGURE_MEM_SLOTS) | \
      VIRTIO_BIT(VHOST_USER_PROTOCOL_F_STATUS))
@@ -203,9 +204,14 @@ static bool on_set_backend_req_fd(struct vhost_user_session *s,
     return true;
 }
 
-static void co_reset(struct vhost_user_session *s)
+/* The device, or only what runs of it: front-ends write a status of 0 also when
+ * they stop queues that will go on. */
+static void co_reset(struct vhost_user_session *s, bool all)
 {
     for (unsigned i = 0; i < s->dev->num_queues; i++) {
+        if (all || virtio_blk_queue_started(s->dev, i)) {
+            vhost_user_inflight_forget(s, i);
+        }
         vhost_user_drop_kick(&s->vrings[i]);
         s->vrings[i].base = 0;
         s->vrings[i].enabled =
@@ -222,7 +228,7 @@ static bool co_on_reset_device(struct vhost_user_session *s,
                                struct vhost_user_message *m, uint32_t *reply,
                                GError **error)
 {
-    co_reset(s);
+    co_reset(s, true);
     return true;
 }
 
@@ -236,7 +242,7 @@ static bool co_on_set_status(struct vhost_user_session *s,
     }
     s->status = m->payload.u64;
     if (!s->status) {
-        co_reset(s);
+        co_reset(s, false);
     }
     return true;
 }
@@ -271,6 +277,8 @@ static vhost_user_handler_fn *const handlers[] = {
     [VHOST_USER_SET_BACKEND_REQ_FD] = on_set_backend_req_fd,
     [VHOST_USER_GET_CONFIG] = on_get_config,
     [VHOST_USER_SET_CONFIG] = on_set_config,
+    [VHOST_USER_GET_INFLIGHT_FD] = vhost_user_on_get_inflight_fd,
+    [VHOST_USER_SET_INFLIGHT_FD] = vhost_user_on_set_inflight_fd,
     [VHOST_USER_RESET_DEVICE] = co_on_reset_device,
     [VHOST_USER_GET_MAX_MEM_SLOTS] = on_get_max_mem_slots,
     [VHOST_USER_ADD_MEM_REG] = co_on_add_mem_reg,

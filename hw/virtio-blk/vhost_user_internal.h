@@ -7,8 +7,10 @@
 #include "aio/timer.h"
 #include "hw/vhost_user_blk.h"
 #include "hw/virtio-blk/device.h"
+#include "hw/virtio-blk/inflight.h"
 #include "hw/virtio-blk/vhost_user_memory.h"
 #include "hw/virtio-blk/vhost_user_message.h"
+#include "hw/virtio-blk/vhost_user_shared.h"
 
 /* What the front-end said about a queue. */
 struct vhost_user_vring {
@@ -19,6 +21,15 @@ struct vhost_user_vring {
     struct vhost_user_vring_addr addr;
     bool has_addr, enabled;
     int kick, call, err; /* -1: none */
+};
+
+/* The region of requests in flight that the front-end handed over. */
+struct vhost_user_inflight {
+    struct vhost_user_shared shared;
+    uint64_t bytes;
+    unsigned num_queues; /* 0: there is none */
+    uint16_t queue_size;
+    struct inflight *queues;
 };
 
 /* One connection. Lives on the device's loop, from accept to its end. */
@@ -34,6 +45,7 @@ struct vhost_user_session {
     uint64_t features, protocol_features;
     struct vhost_user_vring *vrings;
     struct vhost_user_memory memory;
+    struct vhost_user_inflight inflight;
 };
 
 struct vhost_user_server {
@@ -77,5 +89,18 @@ bool vhost_user_relocate_rings(struct vhost_user_session *s, GError **error);
 void vhost_user_drop_kick(struct vhost_user_vring *v);
 /* Stops all queues and forgets them. Suspends. */
 void co_vhost_user_stop_all(struct vhost_user_session *s);
+
+/* ---- vhost_user_inflight.c ---- */
+
+vhost_user_handler_fn vhost_user_on_get_inflight_fd,
+    vhost_user_on_set_inflight_fd;
+
+/* The books of a queue that is about to start, NULL if there is no region; an
+ * error does not name the message. */
+bool vhost_user_inflight_of(struct vhost_user_session *s, unsigned queue,
+                            struct inflight **inflight, GError **error);
+/* The queue was reset: nothing of it is in flight. */
+void vhost_user_inflight_forget(struct vhost_user_session *s, unsigned queue);
+void vhost_user_inflight_drop(struct vhost_user_session *s);
 
 #endif

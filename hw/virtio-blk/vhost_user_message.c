@@ -61,6 +61,10 @@ static const struct row {
     ROW(SET_BACKEND_REQ_FD, 0, 8, ONE_FD, false, NEEDS(BACKEND_REQ)),
     ROW(GET_CONFIG, CONFIG_HEAD, SIZE(config), NO_FD, true, NEEDS(CONFIG)),
     ROW(SET_CONFIG, CONFIG_HEAD, SIZE(config), NO_FD, false, NEEDS(CONFIG)),
+    ROW(GET_INFLIGHT_FD, VHOST_USER_INFLIGHT_AREA_BYTES, SIZE(inflight), NO_FD,
+        true, NEEDS(INFLIGHT_SHMFD)),
+    ROW(SET_INFLIGHT_FD, VHOST_USER_INFLIGHT_AREA_BYTES, SIZE(inflight), ONE_FD,
+        false, NEEDS(INFLIGHT_SHMFD)),
     ROW(RESET_DEVICE, 0, 0, NO_FD, false, NEEDS(RESET_DEVICE)),
     ROW(GET_MAX_MEM_SLOTS, 0, 0, NO_FD, true, NEEDS(CONFIGURE_MEM_SLOTS)),
     ROW(ADD_MEM_REG, SIZE(region), SIZE(region), ONE_FD, false,
@@ -264,6 +268,7 @@ bool co_vhost_user_receive(int socket, struct vhost_user_message *m,
     bool eof = false;
 
     memset(m, 0, sizeof(*m));
+    m->reply_fd = -1;
     if (!co_read(socket, m, &m->header, sizeof(m->header), &eof, error)) {
         vhost_user_close_fds(m);
         return false;
@@ -281,19 +286,34 @@ bool co_vhost_user_receive(int socket, struct vhost_user_message *m,
     return true;
 }
 
-bool co_vhost_user_reply(int socket, struct vhost_user_message *m,
-                         uint32_t bytes)
+/* A descriptor goes with the first byte, and only once. */
+static ssize_t send_some(int socket, const char *buf, size_t bytes, int fd)
 {
-    size_t total = sizeof(m->header) + bytes, done = 0;
-    char buf[sizeof(m->header) + sizeof(m->payload)];
+    struct iovec vec = {(char *)buf, bytes};
+    union {
+        struct cmsghdr align;
+        char space[CMSG_SPACE(sizeof(int))];
+    } control = {0};
+    struct msghdr msg = {.msg_iov = &vec, .msg_iovlen = 1};
 
-    m->header.flags = VHOST_USER_VERSION | VHOST_USER_FLAG_REPLY;
-    m->header.size = bytes;
-    memcpy(buf, &m->header, sizeof(m->header));
-    memcpy(buf + sizeof(m->header), &m->payload, bytes);
+    if (fd >= 0) {
+        msg.msg_control = &control;
+        msg.msg_controllen = sizeof(control);
+        struct cmsghdr *c = CMSG_FIRSTHDR(&msg);
+        c->cmsg_level = SOL_SOCKET;
+        c->cmsg_type = SCM_RIGHTS;
+        c->cmsg_len = CMSG_LEN(sizeof(int));
+        memcpy(CMSG_DATA(c), &fd, sizeof(int));
+    }
+    return sendmsg(socket, &msg, MSG_DONTWAIT | MSG_NOSIGNAL);
+}
+
+static bool co_send_all(int socket, const char *buf, size_t total, int fd)
+{
+    size_t done = 0;
+
     while (done < total) {
-        ssize_t n =
-            send(socket, buf + done, total - done, MSG_DONTWAIT | MSG_NOSIGNAL);
+        ssize_t n = send_some(socket, buf + done, total - done, done ? -1 : fd);
 
         if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) {
             co_fd_wait_writable(socket);
@@ -304,4 +324,22 @@ bool co_vhost_user_reply(int socket, struct vhost_user_message *m,
         }
     }
     return true;
+}
+
+bool co_vhost_user_reply(int socket, struct vhost_user_message *m,
+                         uint32_t bytes)
+{
+    char buf[sizeof(m->header) + sizeof(m->payload)];
+
+    m->header.flags = VHOST_USER_VERSION | VHOST_USER_FLAG_REPLY;
+    m->header.size = bytes;
+    memcpy(buf, &m->header, sizeof(m->header));
+    memcpy(buf + sizeof(m->header), &m->payload, bytes);
+    bool ok = co_send_all(socket, buf, sizeof(m->header) + bytes, m->reply_fd);
+
+    if (m->reply_fd >= 0) {
+        close(m->reply_fd);
+        m->reply_fd = -1;
+    }
+    return ok;
 }

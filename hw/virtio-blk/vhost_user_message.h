@@ -15,6 +15,7 @@ struct vhost_user_message {
     union vhost_user_payload payload;
     int fds[VHOST_USER_MAX_FDS]; /* -1 where a handler took it */
     unsigned num_fds;
+    int reply_fd;     /* goes with the answer, which closes it; -1: none */
     const char *name; /* after the check */
     bool replies;     /* after the check: has an answer of its own */
 };
@@ -28,8 +29,8 @@ bool co_vhost_user_receive(int socket, struct vhost_user_message *m,
  * the negotiated features; sets m->name. An error names the message. */
 bool vhost_user_check(struct vhost_user_message *m, uint64_t protocol_features,
                       GError **error);
-/* Answers m with the first `bytes` of its payload. Suspends while the other
- * side does not read. false if it is gone. */
+/* Answers m with the first `bytes` of its payload, and reply_fd. Suspends while
+ * the other side does not read. false if it is gone. */
 bool co_vhost_user_reply(int socket, struct vhost_user_message *m,
                          uint32_t bytes);
 /* Moves a descriptor out of m. */

@@ -69,6 +69,20 @@ static void notify_queue(void *opaque, unsigned queue)
     }
 }
 
+static const char *memory_lost(void *opaque)
+{
+    struct vhost_user_server *server = opaque;
+    const struct vhost_user_session *s = server->session;
+
+    if (s && vhost_user_memory_lost(&s->memory)) {
+        return "guest memory has gone away";
+    }
+    if (s && vhost_user_shared_lost(&s->inflight.shared)) {
+        return "the in-flight region has gone away";
+    }
+    return NULL;
+}
+
 static void notify_config(void *opaque)
 {
     struct vhost_user_server *server = opaque;
@@ -79,22 +93,15 @@ static void notify_config(void *opaque)
     }
     if (s->dev->broken) {
         /* What is read from memory that is gone makes no sense either. */
-        bool lost = vhost_user_memory_lost(&s->memory);
+        const char *lost = memory_lost(server);
 
         g_warning("export %s: %s; the device needs a reset", server->id,
-                  lost ? "guest memory has gone away" : s->dev->broken);
+                  lost ? lost : s->dev->broken);
         for (unsigned i = 0; i < s->dev->num_queues; i++) {
             signal_fd(s->vrings[i].err);
         }
     }
     vhost_user_send_config_change(s);
-}
-
-static bool memory_lost(void *opaque)
-{
-    struct vhost_user_server *server = opaque;
-
-    return server->session && vhost_user_memory_lost(&server->session->memory);
 }
 
 const struct virtio_transport vhost_user_transport = {
@@ -130,6 +137,7 @@ static void co_session_free(struct vhost_user_session *s)
 {
     co_vhost_user_stop_all(s);
     s->dev->memory = NULL;
+    vhost_user_inflight_drop(s);
     vhost_user_memory_destroy(&s->memory);
     if (s->backend_channel >= 0) {
         loop_fd_set(s->dev->loop, s->backend_channel, NULL, NULL, NULL);

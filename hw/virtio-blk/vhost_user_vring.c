@@ -109,6 +109,9 @@ static bool maybe_start(struct vhost_user_vring *v, GError **error)
                          v->index);
     }
     setup.used_idx = le16toh(used_idx);
+    if (!vhost_user_inflight_of(s, v->index, &setup.inflight, error)) {
+        return false;
+    }
     if (!s->begun) {
         s->begun = true;
         virtio_blk_begin(s->dev, s->features);

@@ -13,6 +13,7 @@
 #include <sys/mman.h>
 
 #include "aio/atomic.h"
+#include "hw/virtio-blk/inflight.h"
 #include "hw/virtio-blk/virtio_defs.h"
 #include "util/range.h"
 
@@ -64,7 +65,9 @@ bool virtqueue_start(struct virtqueue *vq, const struct ring_format *format,
                      const struct virtqueue_setup *setup)
 {
     g_assert(!vq->format && !vq->in_flight);
-    vq->format = format;
+    vq->base = format;
+    vq->inflight = setup->inflight;
+    vq->format = vq->inflight ? &tracked_ring_format : format;
     vq->memory = memory;
     vq->setup = *setup;
     vq->broken = NULL;
@@ -77,7 +80,7 @@ bool virtqueue_start(struct virtqueue *vq, const struct ring_format *format,
         return virtqueue_break(vq, "invalid queue size");
     }
     vq->size = setup->size;
-    return format->map(vq);
+    return format->map(vq) && (!vq->inflight || format->inflight->recover(vq));
 }
 
 void virtqueue_stop(struct virtqueue *vq)
@@ -87,6 +90,8 @@ void virtqueue_stop(struct virtqueue *vq)
         c->in_flight = false;
     }
     vq->format = NULL;
+    vq->inflight = NULL;
+    vq->resubmits = 0;
     vq->memory = NULL;
     vq->desc = NULL;
     vq->avail = NULL;
@@ -119,6 +124,15 @@ int virtqueue_pop(struct virtqueue *vq, uint16_t *heads, unsigned max)
     }
     vq->in_flight += n;
     return n;
+}
+
+int virtqueue_unpop(struct virtqueue *vq, const uint16_t *heads, unsigned n)
+{
+    while (n--) {
+        struct vq_chain *c = virtqueue_slot(vq, heads[n]);
+        c->in_flight = false;
+    }
+    return -EBADMSG;
 }
 
 void virtqueue_push(struct virtqueue *vq, uint16_t head, uint32_t written)

@@ -31,6 +31,8 @@ struct vring_avail;
 struct vring_used;
 struct vring_packed_desc;
 struct ring_format;
+struct inflight;
+struct inflight_format;
 
 /* One chain of buffers: what the device may read, then what it may write. */
 struct vq_chain {
@@ -63,6 +65,7 @@ struct virtqueue_setup {
     bool event_idx, indirect; /* features */
     /* Where to go on; a new queue begins at its format's `first`. */
     uint16_t avail_idx, used_idx;
+    struct inflight *inflight; /* books that outlive us, or NULL */
 };
 
 struct virtqueue {
@@ -94,6 +97,10 @@ struct virtqueue {
     bool event_idx, indirect;
     bool notify_on;     /* the driver is asked to notify */
     const char *broken; /* reason, or NULL */
+    /* for the books */
+    const struct ring_format *base; /* what the driver speaks */
+    struct inflight *inflight;      /* or NULL */
+    uint16_t resubmits;             /* left to be done again */
     /* cold */
     uint16_t max_size;
     struct iovec *big_vecs; /* max_vecs entries a slot; untouched when unused */
@@ -113,8 +120,11 @@ struct ring_format {
     bool (*publish)(struct virtqueue *vq);
     bool (*has_work)(const struct virtqueue *vq);
     void (*set_notify)(struct virtqueue *vq, bool on);
+    const struct inflight_format *inflight;
 };
 extern const struct ring_format split_ring_format, packed_ring_format;
+/* In front of the others, for a queue with books. */
+extern const struct ring_format tracked_ring_format;
 
 /* Makes the slots; max_size is a power of 2 <= VIRTQUEUE_MAX_SIZE, slot_bytes
  * counts the struct vq_chain at the start of each slot. */
@@ -122,6 +132,7 @@ void virtqueue_init(struct virtqueue *vq, uint16_t max_size, size_t slot_bytes);
 void virtqueue_destroy(struct virtqueue *vq);
 
 /* Begins to use the areas that setup names; memory must stay until the stop.
+ * With books, what they say was in flight is popped before anything else.
  * false, and the queue is broken, if they are not in guest memory, are not
  * aligned as 2.6 and 2.7 demand, or the size is bad. */
 bool virtqueue_start(struct virtqueue *vq, const struct ring_format *format,
@@ -175,6 +186,10 @@ bool virtqueue_break(struct virtqueue *vq, const char *reason);
 /* An empty chain for head, or NULL (and broken) if that head is out of range
  * or in flight. */
 struct vq_chain *virtqueue_chain_begin(struct virtqueue *vq, uint16_t head);
+/* Undoes the pop of a batch that broke; returns -EBADMSG. */
+int virtqueue_unpop(struct virtqueue *vq, const uint16_t *heads, unsigned n);
+/* Builds the chain that begins at this descriptor of the ring. */
+bool split_read_chain(struct virtqueue *vq, uint16_t head);
 /* Appends a buffer of guest memory with all checks; false: broken. */
 bool virtqueue_chain_add_slow(struct virtqueue *vq, struct vq_chain *chain,
                               uint64_t gpa, uint32_t bytes, bool writable);

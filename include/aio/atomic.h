@@ -30,6 +30,13 @@ static inline void store_release_u32(uint32_t *p, uint32_t v)
     __atomic_store_n(p, v, __ATOMIC_RELEASE);
 }
 
+/* Stores before it are not made after it: enough where another process reads
+ * them once this one has ended. */
+static inline void compiler_barrier(void)
+{
+    __atomic_signal_fence(__ATOMIC_SEQ_CST);
+}
+
 /* A full barrier: store, then look at what the other side stored. */
 static inline void memory_barrier(void)
 {

@@ -3,8 +3,10 @@
  *
  * The input is a list of messages, mostly well-formed: request, flags, small
  * values in the payload, descriptors of the right or of a wrong kind; between
- * them kicks, pokes into the shared memory and cuts of its file. Besides what
- * the sanitizers see: an honest front-end is served afterwards.
+ * them kicks, pokes into the shared memory and into the region of requests in
+ * flight, cuts of files, and connections that begin again with what the last
+ * one has left. Besides what the sanitizers see: an honest front-end is served
+ * afterwards.
  */
 #include <stddef.h>
 #include <stdint.h>
@@ -113,7 +115,7 @@ static uint64_t value(struct script *s)
 
 static void message(struct script *s)
 {
-    static const uint32_t sizes[] = {0, 8, 40, 12, 13, 72};
+    static const uint32_t sizes[] = {0, 8, 40, 12, 13, 72, 20, 24, 16};
     uint32_t request = u8(s) % 42, size = u8(s), flags = u8(s) & 0xc;
     uint32_t bytes = size < 200 ? sizes[size % G_N_ELEMENTS(sizes)] : size;
     uint64_t payload[40] = {0};
@@ -135,11 +137,53 @@ static void message(struct script *s)
     }
 }
 
+/* The region is ours: any of its bytes may be wrong. */
+static void poke_region(struct script *s)
+{
+    uint8_t at = u8(s), byte = u8(s);
+
+    if (client.inflight_region) {
+        client.inflight_region[at] = byte;
+    }
+}
+
+/* Goes away in the middle, and comes back with what it has. */
+static void return_with_region(struct script *s)
+{
+    if (client.num_queues && client.queues[0].kick >= 0 &&
+        lseek(client.ram_fd, 0, SEEK_END) == (off_t)client.ram_bytes) {
+        vhost_client_lose(&client);
+        settle();
+        guest_disk_open_gate(); /* the server waits for what is in flight */
+        settle();
+        for (unsigned n = u8(s) % 4; n; n--) {
+            poke_region(s);
+        }
+        vhost_client_return(&client, name);
+    }
+}
+
+static void some_requests(struct script *s)
+{
+    uint8_t n = u8(s) % 4;
+    static int status[4];
+
+    if (!client.num_queues ||
+        lseek(client.ram_fd, 0, SEEK_END) != (off_t)client.ram_bytes) {
+        return;
+    }
+    for (unsigned i = 0; i < n; i++) {
+        vhost_client_submit(&client, 0, VIRTIO_BLK_T_OUT, i, NULL, 512,
+                            &status[i]);
+    }
+    vhost_client_kick(&client, 0);
+}
+
 static void step(struct script *s)
 {
     uint8_t what = u8(s);
 
-    switch (what % 8) {
+    switch (what % 11) {
     case 0:
         settle();
         break;
@@ -160,6 +204,15 @@ static void step(struct script *s)
         if (what & 64 && client.ram_fd >= 0) {
             CHECK(!ftruncate(client.ram_fd, what & 128 ? 0 : 8192));
         }
+        break;
+    case 8:
+        poke_region(s);
+        break;
+    case 9:
+        return_with_region(s);
+        break;
+    case 10:
+        some_requests(s);
         break;
     default:
         message(s);
@@ -185,7 +238,13 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     }
     CHECK(vhost_client_connect(&client, name, pass, NULL));
     uint8_t start = u8(&s);
-    if (start & 1) {
+    if (start & 4) {
+        CHECK(vhost_client_negotiate(&client, 0, 0));
+        CHECK(vhost_client_share_memory(&client, 1, QUEUE, false));
+        CHECK(vhost_client_get_inflight(&client, 1, QUEUE));
+        CHECK(vhost_client_start_queue(&client, 0, 0));
+        disk.gate = start & 8;
+    } else if (start & 1) {
         CHECK(vhost_client_start(&client, 2, QUEUE));
     } else if (start & 2) {
         CHECK(vhost_client_negotiate(&client, 0, 0));
@@ -194,6 +253,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         step(&s);
     }
     settle();
+    guest_disk_open_gate();
     reconnect();
     CHECK(vhost_client_start(&client, 1, QUEUE));
     CHECK(vhost_client_io(&client, 0, VIRTIO_BLK_T_OUT, 3, buf, 512) == 0);

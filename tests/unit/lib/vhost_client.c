@@ -14,6 +14,7 @@
 
 #include <glib.h>
 
+#include "aio/atomic.h"
 #include "util/range.h"
 
 /* Calls of wait, or tenths of a second, until a back-end counts as dead. */
@@ -40,18 +41,9 @@ static void wait_a_little(struct vhost_client *c)
     }
 }
 
-bool vhost_client_connect(struct vhost_client *c, const char *path,
-                          void (*wait)(void *opaque), void *opaque)
+static bool open_socket(struct vhost_client *c, const char *path)
 {
     struct sockaddr_un addr = {.sun_family = AF_UNIX};
-
-    memset(c, 0, sizeof(*c));
-    c->wait = wait;
-    c->opaque = opaque;
-    c->backend_channel = c->ram_fd = -1;
-    for (unsigned i = 0; i < VHOST_CLIENT_MAX_QUEUES; i++) {
-        c->queues[i].kick = c->queues[i].call = c->queues[i].err = -1;
-    }
     socklen_t size = sizeof(addr);
 
     g_strlcpy(addr.sun_path, path, sizeof(addr.sun_path));
@@ -63,12 +55,34 @@ bool vhost_client_connect(struct vhost_client *c, const char *path,
     return connect(c->socket, (struct sockaddr *)&addr, size) == 0;
 }
 
+bool vhost_client_connect(struct vhost_client *c, const char *path,
+                          void (*wait)(void *opaque), void *opaque)
+{
+    memset(c, 0, sizeof(*c));
+    c->wait = wait;
+    c->opaque = opaque;
+    c->backend_channel = c->ram_fd = c->inflight_fd = -1;
+    for (unsigned i = 0; i < VHOST_CLIENT_MAX_QUEUES; i++) {
+        c->queues[i].kick = c->queues[i].call = c->queues[i].err = -1;
+    }
+    return open_socket(c, path);
+}
+
 static void close_fd(int *fd)
 {
     if (*fd >= 0) {
         close(*fd);
         *fd = -1;
     }
+}
+
+static void forget_inflight(struct vhost_client *c)
+{
+    if (c->inflight_region) {
+        munmap(c->inflight_region, c->inflight.mmap_size);
+        c->inflight_region = NULL;
+    }
+    close_fd(&c->inflight_fd);
 }
 
 static void forget_memory(struct vhost_client *c)
@@ -94,6 +108,13 @@ void vhost_client_close(struct vhost_client *c)
     close_fd(&c->socket);
     close_fd(&c->backend_channel);
     forget_memory(c);
+    forget_inflight(c);
+}
+
+void vhost_client_lose(struct vhost_client *c)
+{
+    close_fd(&c->socket);
+    close_fd(&c->backend_channel);
 }
 
 /* ---- messages ---- */
@@ -123,13 +144,35 @@ bool vhost_client_send(struct vhost_client *c, uint32_t request, uint32_t flags,
            (ssize_t)(sizeof(h) + bytes);
 }
 
-static bool read_all(struct vhost_client *c, void *buf, size_t bytes)
+static ssize_t read_some(struct vhost_client *c, void *buf, size_t bytes,
+                         int *fd)
+{
+    struct iovec vec = {buf, bytes};
+    union {
+        struct cmsghdr align;
+        char space[CMSG_SPACE(sizeof(int))];
+    } control;
+    struct msghdr msg = {
+        .msg_iov = &vec,
+        .msg_iovlen = 1,
+        .msg_control = fd ? &control : NULL,
+        .msg_controllen = fd ? sizeof(control) : 0,
+    };
+    ssize_t n = recvmsg(c->socket, &msg, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+    struct cmsghdr *head = n > 0 ? CMSG_FIRSTHDR(&msg) : NULL;
+
+    if (head && head->cmsg_type == SCM_RIGHTS) {
+        memcpy(fd, CMSG_DATA(head), sizeof(int));
+    }
+    return n;
+}
+
+static bool read_all(struct vhost_client *c, void *buf, size_t bytes, int *fd)
 {
     size_t done = 0;
 
     for (unsigned i = 0; done < bytes && i < PATIENCE; i++) {
-        ssize_t n =
-            recv(c->socket, (char *)buf + done, bytes - done, MSG_DONTWAIT);
+        ssize_t n = read_some(c, (char *)buf + done, bytes - done, fd);
 
         if (n == 0 || (n < 0 && errno != EAGAIN && errno != EINTR)) {
             return false;
@@ -143,13 +186,22 @@ static bool read_all(struct vhost_client *c, void *buf, size_t bytes)
     return done == bytes;
 }
 
-bool vhost_client_receive(struct vhost_client *c, struct vhost_user_message *m)
+bool vhost_client_receive_fd(struct vhost_client *c,
+                             struct vhost_user_message *m, int *fd)
 {
     memset(m, 0, sizeof(*m));
-    return read_all(c, &m->header, sizeof(m->header)) &&
+    if (fd) {
+        *fd = -1;
+    }
+    return read_all(c, &m->header, sizeof(m->header), fd) &&
            m->header.size <= sizeof(m->payload) &&
-           read_all(c, &m->payload, m->header.size) &&
+           read_all(c, &m->payload, m->header.size, NULL) &&
            m->header.flags & VHOST_USER_FLAG_REPLY;
+}
+
+bool vhost_client_receive(struct vhost_client *c, struct vhost_user_message *m)
+{
+    return vhost_client_receive_fd(c, m, NULL);
 }
 
 bool vhost_client_get(struct vhost_client *c, uint32_t request, void *payload,
@@ -354,6 +406,60 @@ bool vhost_client_start(struct vhost_client *c, unsigned num_queues,
         if (!vhost_client_start_queue(c, i, 0)) {
             return false;
         }
+    }
+    return true;
+}
+
+bool vhost_client_get_inflight(struct vhost_client *c, unsigned num_queues,
+                               uint16_t queue_size)
+{
+    struct vhost_user_inflight_area area = {.num_queues = num_queues,
+                                            .queue_size = queue_size};
+    struct vhost_user_message m;
+
+    forget_inflight(c);
+    if (!vhost_client_send(c, VHOST_USER_GET_INFLIGHT_FD, 0, &area,
+                           sizeof(area), NULL, 0) ||
+        !vhost_client_receive_fd(c, &m, &c->inflight_fd) ||
+        m.header.request != VHOST_USER_GET_INFLIGHT_FD ||
+        m.header.size != sizeof(area) || c->inflight_fd < 0) {
+        return false;
+    }
+    c->inflight = m.payload.inflight;
+    c->inflight_region =
+        mmap(NULL, c->inflight.mmap_size, PROT_READ | PROT_WRITE, MAP_SHARED,
+             c->inflight_fd, c->inflight.mmap_offset);
+    if (c->inflight_region == MAP_FAILED) {
+        c->inflight_region = NULL;
+        return false;
+    }
+    return vhost_client_set_inflight(c);
+}
+
+bool vhost_client_set_inflight(struct vhost_client *c)
+{
+    return vhost_client_set(c, VHOST_USER_SET_INFLIGHT_FD, &c->inflight,
+                            sizeof(c->inflight), &c->inflight_fd, 1);
+}
+
+bool vhost_client_return(struct vhost_client *c, const char *path)
+{
+    uint64_t features = c->features, protocol = c->protocol_features;
+
+    if (!open_socket(c, path) ||
+        !vhost_client_negotiate(c, ~features, ~protocol) ||
+        !show_memory(c, false) ||
+        (c->inflight_fd >= 0 && !vhost_client_set_inflight(c))) {
+        return false;
+    }
+    for (unsigned i = 0; i < c->num_queues; i++) {
+        uint16_t used = le16toh(load_acquire_u16(&c->queues[i].ring.used->idx));
+
+        if (!vhost_client_start_queue(c, i, used)) {
+            return false;
+        }
+        /* Added while nobody was there. */
+        eventfd_write(c->queues[i].kick, 1);
     }
     return true;
 }

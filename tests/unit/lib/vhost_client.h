@@ -37,6 +37,9 @@ struct vhost_client {
     int ram_fd;
     uint8_t *ram;
     uint64_t ram_bytes, region_bytes; /* one region a queue */
+    int inflight_fd;                  /* -1: none */
+    struct vhost_user_inflight_area inflight;
+    uint8_t *inflight_region; /* mapped */
 };
 
 /* path "@name" is in the abstract name space. wait NULL: sleeps until something
@@ -44,6 +47,10 @@ struct vhost_client {
 bool vhost_client_connect(struct vhost_client *c, const char *path,
                           void (*wait)(void *opaque), void *opaque);
 void vhost_client_close(struct vhost_client *c);
+/* The connection ends, memory and rings stay, as when the back-end dies; and
+ * the same driver goes on with another back-end. */
+void vhost_client_lose(struct vhost_client *c);
+bool vhost_client_return(struct vhost_client *c, const char *path);
 
 /* ---- messages ---- */
 
@@ -52,6 +59,9 @@ bool vhost_client_send(struct vhost_client *c, uint32_t request, uint32_t flags,
                        unsigned num_fds);
 /* false: the back-end hung up. */
 bool vhost_client_receive(struct vhost_client *c, struct vhost_user_message *m);
+/* The same; *fd is a descriptor that came with it, or -1. */
+bool vhost_client_receive_fd(struct vhost_client *c,
+                             struct vhost_user_message *m, int *fd);
 /* Sends, and waits for the acknowledgement if that was negotiated, else for the
  * answer to a later question; false if it was refused. */
 bool vhost_client_set(struct vhost_client *c, uint32_t request,
@@ -84,6 +94,12 @@ bool vhost_client_start(struct vhost_client *c, unsigned num_queues,
                         uint16_t queue_size);
 /* Passes a socket for requests of the back-end. */
 bool vhost_client_open_channel(struct vhost_client *c);
+
+/* Asks for a region of requests in flight, and hands it over. Before the first
+ * queue starts. */
+bool vhost_client_get_inflight(struct vhost_client *c, unsigned num_queues,
+                               uint16_t queue_size);
+bool vhost_client_set_inflight(struct vhost_client *c);
 
 void vhost_client_kick(struct vhost_client *c, unsigned queue);
 /* Takes completions; true if there were any. */
