@@ -8,6 +8,7 @@ import pytest
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
 from lib import Oracle, SystemOracle, Varved  # noqa: E402
+from lib.twin import Twin  # noqa: E402
 
 
 class Starter:
@@ -76,3 +77,9 @@ def seed():
                 random.SystemRandom().getrandbits(32))
     print(f"VARVE_TEST_SEED={value}")
     return value
+
+
+@pytest.fixture
+def twin(tmp_path):
+    """varve-img and qemu-img, each in a directory."""
+    return Twin(tmp_path)

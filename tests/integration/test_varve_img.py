@@ -6,24 +6,7 @@ import subprocess
 
 import pytest
 
-from lib import program
-
-ENV = dict(os.environ, LC_ALL="C.UTF-8")
-
-
-def run(name, directory, *args, check=None):
-    r = subprocess.run([program(name), *args], cwd=directory,
-                       capture_output=True, text=True, timeout=120, env=ENV)
-    if check is not None:
-        assert r.returncode == check, (args, r.stdout, r.stderr)
-    return r
-
-
-def normalise(text, directory):
-    # What a file takes on disk is the file system's business.
-    text = re.sub(r"(?m)^disk size: .*", "disk size: SIZE", text)
-    return text.replace(str(directory), "{dir}") \
-        .replace("varve-img", "{img}").replace("qemu-img", "{img}")
+from lib.twin import normalise, run, without_sizes
 
 
 @pytest.fixture
@@ -138,15 +121,6 @@ IMAGES = ["a.raw", "a.qcow2", "old.qcow2", "o.qcow2", "empty"]
 @pytest.mark.parametrize("image", IMAGES)
 def test_info_for_people(images, image):
     both(images, "info", image)
-
-
-def without_sizes(value):
-    if isinstance(value, list):
-        return [without_sizes(v) for v in value]
-    if isinstance(value, dict):
-        return {k: without_sizes(v) for k, v in value.items()
-                if k not in ("actual-size",)}
-    return value
 
 
 @pytest.mark.parametrize("image", IMAGES)
