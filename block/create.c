@@ -22,6 +22,22 @@ bool co_image_create(const char *filename, const char *format,
     return driver->co_create_file(filename, params, error);
 }
 
+bool co_image_measure(const char *format, const struct create_params *params,
+                      struct node *source, struct image_measure *measure,
+                      GError **error)
+{
+    const struct block_driver *driver = block_driver_find(format);
+    if (!driver) {
+        return error_set(error, "Unknown file format '%s'", format);
+    }
+    if (!driver->co_measure) {
+        return error_set(error,
+                         "Block driver '%s' does not support size measurement",
+                         format);
+    }
+    return driver->co_measure(params, source, measure, error);
+}
+
 bool co_image_create_file(const char *filename,
                           const struct create_params *params, GError **error)
 {

@@ -272,6 +272,24 @@ bool node_chain_contains(struct node *node, struct node *base)
     return node != NULL;
 }
 
+bool co_node_change_backing(struct node *node, const char *file,
+                            const char *format, GError **error)
+{
+    if (!node->driver->co_change_backing) {
+        return error_set_errno(error, ENOTSUP, "%s", node->driver->name);
+    }
+    if (!file || !*file) {
+        return node->driver->co_change_backing(node, NULL, NULL, error);
+    }
+    return node->driver->co_change_backing(node, file, format, error);
+}
+
+int co_node_make_empty(struct node *node)
+{
+    return node->driver->co_make_empty ? node->driver->co_make_empty(node)
+                                       : -ENOTSUP;
+}
+
 /* ---- what a node says of itself ---- */
 
 int co_node_get_info(struct node *node, struct node_info *info)

@@ -208,6 +208,17 @@ static bool co_raw_create_file(const char *filename,
     return co_image_create_file(filename, params, error);
 }
 
+static bool co_raw_measure(const struct create_params *params,
+                           struct node *source, struct image_measure *measure,
+                           GError **error)
+{
+    int64_t size = source ? source->length : params->size;
+
+    size = align_up(size, BLOCK_SECTOR_SIZE);
+    *measure = (struct image_measure){size, size, -1};
+    return true;
+}
+
 const struct block_driver driver_raw = {
     .name = "raw",
     .kind = DRIVER_FORMAT,
@@ -227,5 +238,6 @@ const struct block_driver driver_raw = {
     .co_get_info = co_raw_get_info,
     .refresh_limits = raw_refresh_limits,
     .co_create_file = co_raw_create_file,
+    .co_measure = co_raw_measure,
     .probe = raw_probe,
 };

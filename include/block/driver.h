@@ -58,6 +58,14 @@ struct create_params {
     const char *extra; /* "cluster_size=64k,..." as after -o, or NULL */
 };
 
+/* How large a new image would be, in bytes. */
+struct image_measure {
+    int64_t required;        /* with the data that the source has */
+    int64_t fully_allocated; /* once every byte of the disk is written */
+    int64_t bitmaps;         /* for the source's persistent bitmaps; -1: the
+                                format, or the source, has none */
+};
+
 struct check_report;
 
 struct block_driver {
@@ -117,6 +125,17 @@ struct block_driver {
      * that could not be done. */
     bool (*co_check)(struct node *node, struct check_report *check,
                      GError **error);
+    /* What an image that params ask for would take; source, which may be NULL,
+     * tells what its data would be. Needs no open node of this driver. */
+    bool (*co_measure)(const struct create_params *params, struct node *source,
+                       struct image_measure *measure, GError **error);
+    /* Stores another name and format of the backing file, NULL for none, in the
+     * image. The graph stays as it is. */
+    bool (*co_change_backing)(struct node *node, const char *file,
+                              const char *format, GError **error);
+    /* Lets go of everything that this layer holds, so that all of it comes
+     * from the backing file. */
+    int (*co_make_empty)(struct node *node);
     /* Format part of query answers; NULL if there is none. Caller frees. */
     struct image_info_specific *(*co_query_specific)(struct node *node);
 

@@ -138,11 +138,24 @@ bool co_node_open_backing(struct node *node,
                           const struct blockdev_ref_or_null *ref,
                           GError **error);
 
+/* Stores another backing file in the image that node is, NULL or "" for none;
+ * which node is behind it does not change. Suspends. */
+bool co_node_change_backing(struct node *node, const char *file,
+                            const char *format, GError **error);
+/* Drops what the layer itself holds; 0 or -errno, -ENOTSUP if its format
+ * cannot. Suspends. */
+int co_node_make_empty(struct node *node);
+
 /* ---- images that do not exist yet (block/create.c) ---- */
 
 /* Creates an image file; refuses an unknown format by name. Suspends. */
 bool co_image_create(const char *filename, const char *format,
                      const struct create_params *params, GError **error);
+/* How large an image of that format would be. source may be NULL, then
+ * params->size counts. Suspends. */
+bool co_image_measure(const char *format, const struct create_params *params,
+                      struct node *source, struct image_measure *measure,
+                      GError **error);
 /* For formats: creates what the image will lie in, by the protocol that the
  * filename says; params as the protocol takes them. */
 bool co_image_create_file(const char *filename,

@@ -35,7 +35,7 @@ struct layout {
 
 /* ---- what is asked for --------------------------------------------------- */
 
-static bool check_spec(const struct image_spec *q, GError **error)
+bool qcow2_check_spec(const struct image_spec *q, GError **error)
 {
     if (!is_power_of_2(q->cluster_size) || q->cluster_size < 512 ||
         q->cluster_size > 2 << 20) {
@@ -139,6 +139,19 @@ static bool plan(struct layout *l, const struct image_spec *q, GError **error)
     l->l1_at = l->blocks_at + l->blocks;
     l->l2_at = l->l1_at + l->l1;
     l->data_at = l->l2_at + l->l2_tables;
+    return true;
+}
+
+bool qcow2_count_clusters(const struct image_spec *spec, uint64_t *all,
+                          uint64_t *data, GError **error)
+{
+    struct layout l = {0};
+
+    if (!plan(&l, spec, error)) {
+        return false;
+    }
+    *all = l.end;
+    *data = l.data;
     return true;
 }
 
@@ -312,7 +325,7 @@ bool co_qcow2_format(struct node *file, const struct image_spec *q,
 {
     struct layout l = {0};
 
-    if (!check_spec(q, error) || !plan(&l, q, error)) {
+    if (!qcow2_check_spec(q, error) || !plan(&l, q, error)) {
         return false;
     }
     uint8_t *first = io_buffer_try_alloc(file, q->cluster_size);

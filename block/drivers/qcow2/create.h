@@ -28,6 +28,16 @@ struct image_spec {
         .version = 3, .cluster_size = 65536, .refcount_bits = 16 \
     }
 
+/* Takes over what "cluster_size=64k,..." says; NULL says nothing. The texts of
+ * spec are those of *list, which the caller frees. */
+bool qcow2_parse_create_options(const char *text, struct image_spec *spec,
+                                GPtrArray **list, GError **error);
+/* Refuses what cannot be made. */
+bool qcow2_check_spec(const struct image_spec *spec, GError **error);
+/* Clusters of an image as spec asks for it, and how many of them hold guest
+ * data. false if the format cannot hold it. */
+bool qcow2_count_clusters(const struct image_spec *spec, uint64_t *all,
+                          uint64_t *data, GError **error);
 /* Checks spec and writes the image into file, whose content is lost. Suspends.
  */
 bool co_qcow2_format(struct node *file, const struct image_spec *spec,

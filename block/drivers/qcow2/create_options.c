@@ -196,6 +196,21 @@ static bool parse_option(const struct keyval *kv, struct image_spec *spec,
     return parse_absent(kv, error);
 }
 
+bool qcow2_parse_create_options(const char *text, struct image_spec *spec,
+                                GPtrArray **list, GError **error)
+{
+    *list = text ? keyval_split(text, NULL, error) : NULL;
+    if (text && !*list) {
+        return false;
+    }
+    for (unsigned i = 0; *list && i < (*list)->len; i++) {
+        if (!parse_option(g_ptr_array_index(*list, i), spec, error)) {
+            return false;
+        }
+    }
+    return true;
+}
+
 /* The size of the backing file; a relative name is relative to the image. */
 static bool co_backing_size(const char *filename, const struct image_spec *spec,
                             uint64_t *size, GError **error)
@@ -231,16 +246,8 @@ bool co_qcow2_create_file(const char *filename,
     g_autoptr(GPtrArray) extra = NULL;
 
     spec.size = UINT64_MAX;
-    if (params->extra) {
-        extra = keyval_split(params->extra, NULL, error);
-        if (!extra) {
-            return false;
-        }
-    }
-    for (unsigned i = 0; extra && i < extra->len; i++) {
-        if (!parse_option(g_ptr_array_index(extra, i), &spec, error)) {
-            return false;
-        }
+    if (!qcow2_parse_create_options(params->extra, &spec, &extra, error)) {
+        return false;
     }
     if (params->size >= 0) {
         spec.size = params->size;

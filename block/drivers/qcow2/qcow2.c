@@ -190,6 +190,52 @@ static void co_qcow2_close(struct node *node)
     state_free(s);
 }
 
+/* ---- backing file -------------------------------------------------------- */
+
+struct backing_names {
+    const char *file, *format;
+};
+
+static void put_backing(struct header_area *h, void *opaque)
+{
+    const struct backing_names *b = opaque;
+
+    g_free(h->backing_file);
+    h->backing_file = g_strdup(b->file);
+    header_area_set(h, QCOW2_EXT_BACKING_FORMAT, b->format,
+                    b->format ? strlen(b->format) : 0);
+}
+
+static bool co_qcow2_change_backing(struct node *node, const char *file,
+                                    const char *format, GError **error)
+{
+    struct backing_names b = {file, file ? format : NULL};
+
+    if (file && strlen(file) > QCOW2_MAX_BACKING_NAME) {
+        return error_set(error, "Backing file name too long");
+    }
+    if (!co_qcow2_edit_header(node->state, put_backing, &b, error)) {
+        return false;
+    }
+    g_free(node->backing_filename);
+    g_free(node->backing_format);
+    node->backing_filename = g_strdup(b.file);
+    node->backing_format = g_strdup(b.format);
+    return true;
+}
+
+static int co_qcow2_make_empty(struct node *node)
+{
+    struct qcow2 *s = node->state;
+    int ret = co_qcow2_unmap(s, 0, align_up(node->length, s->cluster_size));
+
+    /* Clusters are free, and their storage given back, a commit later. */
+    for (unsigned i = 0; ret == 0 && i < 2; i++) {
+        ret = co_qcow2_commit(s);
+    }
+    return ret;
+}
+
 /* ---- information --------------------------------------------------------- */
 
 static int co_qcow2_get_info(struct node *node, struct node_info *info)
@@ -257,6 +303,9 @@ const struct block_driver driver_qcow2 = {
     .co_truncate = co_qcow2_truncate,
     .co_check = co_qcow2_check,
     .co_get_info = co_qcow2_get_info,
+    .co_measure = co_qcow2_measure,
+    .co_change_backing = co_qcow2_change_backing,
+    .co_make_empty = co_qcow2_make_empty,
     .co_query_specific = co_qcow2_query_specific,
     .probe = qcow2_probe,
     .strong_options = qcow2_strong_options,

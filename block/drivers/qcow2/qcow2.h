@@ -366,6 +366,10 @@ bool co_qcow2_truncate(struct node *node, int64_t size, bool exact,
                        enum prealloc_mode prealloc, unsigned flags,
                        GError **error);
 
+/* ---- measure.c ---- */
+bool co_qcow2_measure(const struct create_params *params, struct node *source,
+                      struct image_measure *measure, GError **error);
+
 /* ---- create.c ---- */
 bool co_qcow2_create(const struct blockdev_create_options *options,
                      GError **error);
