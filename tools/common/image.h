@@ -37,6 +37,7 @@ struct image_open {
     const char *format; /* NULL: probe */
     const char *cache, *aio, *discard;
     bool writable, force_share;
+    bool resize;     /* with writable: the size may change */
     bool steady;     /* nobody else may write to it meanwhile */
     bool image_opts; /* filename is a list of options */
 };

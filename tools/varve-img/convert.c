@@ -391,8 +391,8 @@ static int convert_run(int argc, char **argv)
     if (!first) {
         return status;
     }
-    if (c.options && (!strcmp(c.options, "help") || !strcmp(c.options, "?"))) {
-        return img_print_create_options(c.format);
+    if (img_is_help(c.options)) {
+        return img_print_create_options(c.format, first < argc);
     }
     if (argc - first != 2) {
         tool_error("Must specify image file name");

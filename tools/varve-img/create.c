@@ -3,127 +3,10 @@
  */
 #include "tools/varve-img/img.h"
 
-#include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
 #include "util/error.h"
 #include "util/keyval.h"
-
-/* What a format prints about a new image, in this order, and the values that
- * hold when nothing is said; NULL = shown only when given. */
-struct create_option {
-    const char *name;
-    const char *value;
-    const char *help;
-};
-
-static const struct create_option qcow2_options[] = {
-    {"cluster_size", "65536", "size of a cluster, 512 to 2M"},
-    {"extended_l2", "off", NULL},
-    {"preallocation", NULL, "off, metadata, falloc or full"},
-    {"compression_type", "zlib", "zlib or zstd"},
-    {"size", NULL, "virtual disk size"},
-    {"compat", NULL, "0.10 (version 2) or 1.1 (version 3)"},
-    {"backing_file", NULL, "file name of the backing image"},
-    {"backing_fmt", NULL, "format of the backing image"},
-    {"lazy_refcounts", "off", "postpone refcount updates (on/off)"},
-    {"refcount_bits", "16", "width of a refcount: 1, 2, 4, 8, 16, 32 or 64"},
-    {"nocow", NULL, "no copy-on-write of the host file system (on/off)"},
-};
-
-static const struct create_option raw_options[] = {
-    {"size", NULL, "virtual disk size"},
-    {"preallocation", NULL, "off, falloc or full"},
-    {"nocow", NULL, "no copy-on-write of the host file system (on/off)"},
-};
-
-static const struct {
-    const char *format;
-    const struct create_option *options;
-    size_t n;
-} formats[] = {
-    {"qcow2", qcow2_options, G_N_ELEMENTS(qcow2_options)},
-    {"raw", raw_options, G_N_ELEMENTS(raw_options)},
-    {"file", raw_options, G_N_ELEMENTS(raw_options)},
-};
-
-static const struct create_option *options_of(const char *format, size_t *n)
-{
-    for (size_t i = 0; i < G_N_ELEMENTS(formats); i++) {
-        if (!strcmp(format, formats[i].format)) {
-            *n = formats[i].n;
-            return formats[i].options;
-        }
-    }
-    *n = 0;
-    return NULL;
-}
-
-int img_print_create_options(const char *format)
-{
-    size_t n;
-    const struct create_option *o = options_of(format, &n);
-
-    if (!o) {
-        tool_error("Unknown file format '%s'", format);
-        return 1;
-    }
-    printf("Supported options:\n");
-    for (size_t i = 0; i < n; i++) {
-        if (o[i].help) {
-            printf("  %-17s - %s\n", o[i].name, o[i].help);
-        }
-    }
-    return 0;
-}
-
-/* The value typed for `name` in an -o string, the last one counting; NULL. */
-static char *typed_value(GPtrArray *list, const char *name)
-{
-    for (unsigned i = list ? list->len : 0; i-- > 0;) {
-        const struct keyval *kv = g_ptr_array_index(list, i);
-        uint64_t bytes;
-
-        if (strcmp(kv->key, name)) {
-            continue;
-        }
-        if (strstr(name, "size") &&
-            keyval_parse_size(kv->value, &bytes, NULL)) {
-            return g_strdup_printf("%" PRIu64, bytes);
-        }
-        return g_strdup(kv->value);
-    }
-    return NULL;
-}
-
-char *img_create_summary(const char *format, const struct create_params *params)
-{
-    size_t n;
-    const struct create_option *o = options_of(format, &n);
-    g_autoptr(GPtrArray) typed =
-        params->extra ? keyval_split(params->extra, NULL, NULL) : NULL;
-    GString *s = g_string_new(NULL);
-
-    g_string_printf(s, "fmt=%s", format);
-    for (size_t i = 0; i < n; i++) {
-        g_autofree char *given = typed_value(typed, o[i].name);
-        const char *value = given ? given : o[i].value;
-
-        if (!strcmp(o[i].name, "size")) {
-            g_string_append_printf(s, " size=%" PRId64, params->size);
-            continue;
-        }
-        if (!strcmp(o[i].name, "backing_file")) {
-            value = params->backing_file;
-        } else if (!strcmp(o[i].name, "backing_fmt")) {
-            value = params->backing_format;
-        }
-        if (value) {
-            g_string_append_printf(s, " %s=%s", o[i].name, value);
-        }
-    }
-    return g_string_free(s, FALSE);
-}
 
 struct create {
     const char *filename, *format;
@@ -269,9 +152,8 @@ static int create_run(int argc, char **argv)
         return status;
     }
     for (unsigned i = 0; i < option_strings->len; i++) {
-        const char *text = g_ptr_array_index(option_strings, i);
-        if (!strcmp(text, "help") || !strcmp(text, "?")) {
-            return img_print_create_options(c.format);
+        if (img_is_help(g_ptr_array_index(option_strings, i))) {
+            return img_print_create_options(c.format, at < argc);
         }
     }
     if (at >= argc) {
@@ -286,9 +168,8 @@ static int create_run(int argc, char **argv)
     if (at < argc) {
         return tool_usage_error("Unexpected argument: %s", argv[at]);
     }
-    size_t n;
     status = 1;
-    if (!options_of(c.format, &n)) {
+    if (!img_has_create_options(c.format)) {
         error_set(&error, "Unknown file format '%s'", c.format);
         tool_fail_at(c.filename, &error);
         goto out;

@@ -23,7 +23,7 @@ struct subcommand {
 };
 
 extern const struct subcommand cmd_check, cmd_compare, cmd_convert, cmd_create,
-    cmd_info, cmd_map;
+    cmd_info, cmd_map, cmd_measure, cmd_resize;
 
 /* Prints the subcommand's help to standard output; returns 0. */
 int img_help(const struct subcommand *cmd);
@@ -45,8 +45,19 @@ struct img_extent {
 int co_img_extent(struct backend *b, int64_t offset, int64_t limit,
                   struct img_extent *extent);
 
-/* "-o help" and the line that create and convert print come from here. */
-int img_print_create_options(const char *format);
+/* ---- options of new images (create_options.c) ---- */
+
+bool img_has_create_options(const char *format);
+/* "-o help" asks for it. */
+bool img_is_help(const char *options);
+/* Prints what -o takes; with_file: also what the file takes that the image lies
+ * in. Returns the exit status. */
+int img_print_create_options(const char *format, bool with_file);
+/* Refuses names that the format does not know, and values of the wrong type. */
+bool img_check_create_options(const char *format, const char *text,
+                              GError **error);
+/* The value of one option, the last one counting; NULL. text may be NULL. */
+char *img_create_option(const char *text, const char *name);
 /* "fmt=qcow2 cluster_size=65536 ...": the options in force for a new image. */
 char *img_create_summary(const char *format,
                          const struct create_params *params);

@@ -18,7 +18,8 @@ bool img_one_filename(int argc, char **argv, int first, struct image_open *how)
 struct backend *co_img_open(const struct image_open *how)
 {
     g_autoptr(GError) error = NULL;
-    unsigned perm = PERM_CONSISTENT_READ | (how->writable ? PERM_WRITE : 0);
+    unsigned perm = PERM_CONSISTENT_READ | (how->writable ? PERM_WRITE : 0) |
+                    (how->resize ? PERM_RESIZE : 0);
     unsigned shared = how->steady && !how->force_share
                           ? PERM_CONSISTENT_READ | PERM_WRITE_UNCHANGED
                           : PERM_ALL;
