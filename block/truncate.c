@@ -92,22 +92,17 @@ static bool co_driver_truncate(struct node *node, int64_t size, bool exact,
     return error_set(error, "Image format driver does not support resize");
 }
 
-/* Where the backing file is longer than the node was, its data must not show
- * through in the grown part. */
-static bool co_hide_backing(struct node *node, int64_t old, GError **error)
+bool co_node_hide_backing(struct node *node, int64_t size, int64_t align,
+                          GError **error)
 {
-    if (!node->backing) {
-        return true;
-    }
-    int64_t end = min_i64(node->backing->child->length, node->length);
+    int64_t old = node->length;
+    int64_t end =
+        node->backing ? min_i64(node->backing->child->length, size) : 0;
+
     if (end <= old) {
         return true;
     }
-    int ret = co_request_zero_pieces(node, old, end - old, 0);
-    if (ret == 0) {
-        /* The new length may be on disk already: so must be what hides. */
-        ret = co_node_flush(node);
-    }
+    int ret = co_request_zero_pieces(node, old, align_up(end, align) - old, 0);
     return ret == 0 ||
            error_set_errno(error, ret, "Failed to zero the grown part of '%s'",
                            node->name);
@@ -128,7 +123,7 @@ static bool co_after_truncate(struct node *node, int64_t old, int64_t size,
                          node->name);
     }
     node_length_changed(node, length);
-    return co_hide_backing(node, old, error);
+    return true;
 }
 
 static bool truncate_check(struct node *node, int64_t size, GError **error)

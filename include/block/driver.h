@@ -110,7 +110,8 @@ struct block_driver {
     /* Current length in bytes (a protocol may look at the file), or -errno. */
     int64_t (*co_getlength)(struct node *node);
     /* Changes the length; the engine sets node->length after success. exact:
-     * not even rounding up is allowed. */
+     * not even rounding up is allowed. A driver with a backing file calls
+     * co_node_hide_backing(), and has the zeroes on disk before the length. */
     bool (*co_truncate)(struct node *node, int64_t size, bool exact,
                         enum prealloc_mode prealloc, unsigned flags,
                         GError **error);

@@ -44,6 +44,11 @@ int co_node_flush(struct node *node);
 bool co_node_truncate(struct node *node, int64_t size, bool exact,
                       enum prealloc_mode prealloc, unsigned flags,
                       GError **error);
+/* For co_truncate of drivers with a backing file: before node->length, or what
+ * is on disk of it, becomes `size`, zeroes what of a longer backing file would
+ * come into sight, up to a multiple of align. The zeroes are not flushed. */
+bool co_node_hide_backing(struct node *node, int64_t size, int64_t align,
+                          GError **error);
 /* Asks the driver for the length again (a child may have grown). */
 int co_node_refresh_length(struct node *node);
 

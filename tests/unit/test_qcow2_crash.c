@@ -217,6 +217,88 @@ static void a_crash_leaves_leaks_at_worst_with_default_clusters(void **state)
     in_fake_loop(co_default_clusters);
 }
 
+/* ---- growing on top of a longer backing file ----------------------------- */
+
+#define OLD_BACKING 0x5a
+#define OVERLAY     0x11
+
+/* The disk is the old one, or the new one with zeroes where it grew. */
+static void co_check_grown(struct node *disk, int64_t old, int64_t size)
+{
+    mem_disk_save(disk, "crash.qcow2");
+    assert_image_clean("crash.qcow2", true);
+    struct node *node = co_open("driver=qcow2,file=crash-disk,backing=base,"
+                                "read-only=on");
+    int64_t length = node->length;
+    g_autofree uint8_t *buf = g_malloc(length);
+
+    assert_true(length == old || length == size);
+    assert_int_equal(co_node_pread(node, 0, buf, length, 0), 0);
+    for (int64_t i = 0; i < length; i++) {
+        uint8_t expected = i < 512 ? OVERLAY : i < old ? OLD_BACKING : 0;
+        if (buf[i] != expected) {
+            fail_msg("byte %" G_GINT64_FORMAT " is %02x", i, buf[i]);
+        }
+    }
+    co_node_unref(node);
+}
+
+/* Crashes at every point of one growth. */
+static void co_grow_run(const char *create, int64_t old, int64_t size,
+                        int64_t backing, unsigned seed)
+{
+    struct node *base = co_mem_disk("base"), *file = co_mem_disk("disk");
+    struct mem_disk *d = mem_disk_of(file);
+    g_autoptr(GRand) rand = g_rand_new_with_seed(seed);
+    GError *error = NULL;
+    uint8_t sector[512];
+
+    memset(mem_disk_of(base)->data, OLD_BACKING, backing);
+    base->length = backing;
+    co_make("disk", old, create);
+    struct node *node = co_open("driver=qcow2,file=disk,backing=base");
+    memset(sector, OVERLAY, sizeof(sector));
+    assert_int_equal(co_node_pwrite(node, 0, sector, sizeof(sector), 0), 0);
+    assert_int_equal(co_node_flush(node), 0);
+    struct run r = {.image_bytes = file->length,
+                    .image = g_memdup2(d->data, file->length)};
+    d->pauses = 3;
+    d->rng = seed;
+    mem_disk_record(file);
+    assert_true(
+        co_node_truncate(node, size, true, PREALLOC_MODE_OFF, 0, &error));
+    struct node *disk = co_mem_disk("crash-disk");
+    for (guint point = 0; point <= d->log->len; point++) {
+        rebuild(disk, &r, d->log, point, rand);
+        co_check_grown(disk, old, size);
+    }
+    assert_int_equal(node->length, size);
+    co_node_unref(disk);
+    co_node_unref(node);
+    g_free(r.image);
+    co_node_unref(file);
+    co_node_unref(base);
+}
+
+static void co_growth(void *opaque)
+{
+    /* The ends lie on borders of clusters, and not. */
+    co_grow_run("'cluster-size': 4096", 65536, 1 << 20, 1 << 20, 1);
+    co_grow_run("'cluster-size': 4096", 65536 + 512, 1 << 20,
+                600000 / 512 * 512, 2);
+    co_grow_run("'cluster-size': 512", 65536, (1 << 20) + 512, 4 << 20, 3);
+    co_grow_run("'cluster-size': 65536", 1536, 1 << 20, 2 << 20, 4);
+    co_grow_run("'cluster-size': 16384, 'extended-l2': true", 20480 + 512,
+                1 << 20, 1 << 20, 6);
+    co_grow_run("'cluster-size': 4096, 'version': 'v2'", 65536 + 512, 1 << 19,
+                1 << 20, 5);
+}
+
+static void a_crash_while_an_overlay_grows_never_shows_its_backing(void **state)
+{
+    in_fake_loop(co_growth);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -225,6 +307,8 @@ int main(void)
         cmocka_unit_test(a_crash_leaves_leaks_at_worst_with_default_clusters),
         cmocka_unit_test(a_crash_leaves_leaks_at_worst_with_compressed_writes),
         cmocka_unit_test(a_crash_leaves_leaks_at_worst_with_subclusters),
+        cmocka_unit_test(
+            a_crash_while_an_overlay_grows_never_shows_its_backing),
     };
     return cmocka_run_group_tests(tests, enter_directory, leave_directory);
 }

@@ -3,8 +3,9 @@
  *
  * A larger L1 table is written next to the old one and takes effect with one
  * write of the header. What lies in the last cluster behind the end of a disk
- * may be anything, so it is zeroed before it comes into sight. Shrinking
- * unmaps first, and sets the size when that is on disk.
+ * may be anything, and a backing file may be longer: both are zeroed before
+ * they come into sight. Shrinking unmaps first. In both directions the size is
+ * set last, when the rest is on disk, so that a crash leaves the old disk.
  *
  * Runs on the node's loop; the engine keeps requests off what changes.
  */
@@ -157,6 +158,14 @@ static int co_zero_tail(struct qcow2 *s, int64_t old)
     return ret;
 }
 
+/* The whole clusters of a disk of `end` bytes that one of `size` has not. */
+static int co_unmap_behind(struct qcow2 *s, int64_t size, int64_t end)
+{
+    int64_t from = align_up(size, s->cluster_size);
+
+    return co_qcow2_unmap(s, from, align_up(end, s->cluster_size) - from);
+}
+
 static bool co_grow(struct qcow2 *s, int64_t old, int64_t size, GError **error)
 {
     int64_t need =
@@ -179,6 +188,11 @@ static bool co_grow(struct qcow2 *s, int64_t old, int64_t size, GError **error)
                                "Failed to zero the end of the "
                                "last cluster");
     }
+    if (!co_node_hide_backing(s->node, size, s->cluster_size, error)) {
+        /* Nobody sees what is there already. */
+        (void)co_unmap_behind(s, old, size);
+        return false;
+    }
     ret = co_set_size(s, size);
     return ret == 0 ||
            error_set_errno(error, ret, "Failed to update the image size");
@@ -187,10 +201,7 @@ static bool co_grow(struct qcow2 *s, int64_t old, int64_t size, GError **error)
 static bool co_shrink(struct qcow2 *s, int64_t old, int64_t size,
                       GError **error)
 {
-    int64_t from = align_up(size, s->cluster_size);
-    int64_t end = align_up(old, s->cluster_size);
-
-    int ret = co_qcow2_unmap(s, from, end - from);
+    int ret = co_unmap_behind(s, size, old);
     if (ret < 0) {
         return error_set_errno(error, ret,
                                "Failed to discard cropped "

@@ -141,6 +141,9 @@ static bool co_ram_truncate(struct node *node, int64_t size, bool exact,
                             GError **error)
 {
     struct ram_node *r = of(node);
+    if (!co_node_hide_backing(node, size, 1, error)) {
+        return false;
+    }
     int ret = enter(node, RAM_TRUNCATE, 0, 0, NULL, flags);
     if (ret == 0 && size > r->capacity) {
         ret = -ENOSPC;
