@@ -47,15 +47,21 @@ static struct dirty_bitmap *bitmap_new(struct node *node, const char *name,
     return b;
 }
 
+bool dirty_bitmap_check_granularity(int64_t granularity, GError **error)
+{
+    return (granularity >= DIRTY_BITMAP_GRANULARITY_MIN &&
+            granularity <= DIRTY_BITMAP_GRANULARITY_MAX &&
+            is_power_of_2(granularity)) ||
+           error_set(error, "Granularity must be power of 2 and at least 512");
+}
+
 struct dirty_bitmap *dirty_bitmap_new(struct node *node, const char *name,
                                       int64_t granularity, GError **error)
 {
     if (name && !*name) {
         error_set(error, "Bitmap name cannot be empty");
-    } else if (granularity < DIRTY_BITMAP_GRANULARITY_MIN ||
-               granularity > DIRTY_BITMAP_GRANULARITY_MAX ||
-               !is_power_of_2(granularity)) {
-        error_set(error, "Granularity must be power of 2 and at least 512");
+    } else if (!dirty_bitmap_check_granularity(granularity, error)) {
+        return NULL;
     } else if (name && dirty_bitmap_find(node, name)) {
         error_set(error, "Bitmap already exists: %s", name);
     } else if (name && strlen(name) > DIRTY_BITMAP_NAME_MAX) {
@@ -131,8 +137,11 @@ bool dirty_bitmap_check(const struct dirty_bitmap *b, unsigned refuse,
             error, "Bitmap '%s' is readonly and cannot be modified", name);
     }
     if ((refuse & REFUSE_INCONSISTENT) && b->inconsistent) {
-        return error_set(
-            error, "Bitmap '%s' is inconsistent and cannot be used", name);
+        error_set(error, "Bitmap '%s' is inconsistent and cannot be used",
+                  name);
+        error_add_hint(error, "Try block-dirty-bitmap-remove to delete this "
+                              "bitmap from disk");
+        return false;
     }
     return true;
 }

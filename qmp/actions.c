@@ -56,13 +56,19 @@ static struct node *change_touches(const struct transaction_action *d)
     return bitmap_node(bitmap_args(d)->node);
 }
 
+/* Out of the image at once, as that may fail; a bitmap that stays after all is
+ * stored again with the others. */
 static bool remove_prepare(struct action *a, GError **error)
 {
-    a->bitmap = bitmap_for_removal(bitmap_args(a->data), error);
-    if (a->bitmap) {
-        dirty_bitmap_set_busy(a->bitmap, true);
+    struct dirty_bitmap *b = bitmap_for_removal(bitmap_args(a->data), error);
+
+    if (!b || !co_dirty_bitmap_unstore(b, error)) {
+        return false;
     }
-    return a->bitmap != NULL;
+    dirty_bitmap_set_busy(b, true);
+    b->skip_store = true;
+    a->bitmap = b;
+    return true;
 }
 
 static void remove_commit(struct action *a)
@@ -74,6 +80,7 @@ static void remove_commit(struct action *a)
 static void remove_abort(struct action *a)
 {
     dirty_bitmap_set_busy(a->bitmap, false);
+    a->bitmap->skip_store = false;
 }
 
 static bool clear_prepare(struct action *a, GError **error)
@@ -113,7 +120,7 @@ static void restore_backup(struct action *a)
 
 static bool enable_prepare(struct action *a, GError **error)
 {
-    a->bitmap = bitmap_for_change(bitmap_args(a->data), error);
+    a->bitmap = bitmap_for_switch(bitmap_args(a->data), error);
     if (a->bitmap) {
         a->was_disabled = a->bitmap->disabled;
         dirty_bitmap_enable(a->bitmap);
@@ -123,7 +130,7 @@ static bool enable_prepare(struct action *a, GError **error)
 
 static bool disable_prepare(struct action *a, GError **error)
 {
-    a->bitmap = bitmap_for_change(bitmap_args(a->data), error);
+    a->bitmap = bitmap_for_switch(bitmap_args(a->data), error);
     if (a->bitmap) {
         a->was_disabled = a->bitmap->disabled;
         dirty_bitmap_disable(a->bitmap);

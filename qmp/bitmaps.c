@@ -29,19 +29,19 @@ struct dirty_bitmap *bitmap_add(const struct block_dirty_bitmap_add *args,
     if (!node) {
         return NULL;
     }
-    if (args->has_persistent && args->persistent && *args->name) {
-        error_set(error,
-                  "Can't store persistent bitmaps to %s: Operation not "
-                  "supported",
-                  node->name);
-        return NULL;
-    }
+    bool persistent = args->has_persistent && args->persistent;
     int64_t granularity = args->has_granularity ? (int64_t)args->granularity
                                                 : default_granularity(node);
+    if (persistent && *args->name &&
+        (!dirty_bitmap_check_granularity(granularity, error) ||
+         !dirty_bitmap_can_store(node, args->name, granularity, error))) {
+        return NULL;
+    }
     struct dirty_bitmap *b =
         dirty_bitmap_new(node, args->name, granularity, error);
-    if (b && args->has_disabled && args->disabled) {
-        dirty_bitmap_disable(b);
+    if (b) {
+        b->persistent = persistent;
+        b->disabled = args->has_disabled && args->disabled;
     }
     return b;
 }
@@ -67,6 +67,12 @@ struct dirty_bitmap *bitmap_for_change(const struct block_dirty_bitmap *args,
                                        GError **error)
 {
     return lookup(args, REFUSE_DEFAULT, error);
+}
+
+struct dirty_bitmap *bitmap_for_switch(const struct block_dirty_bitmap *args,
+                                       GError **error)
+{
+    return lookup(args, REFUSE_ALLOW_RO, error);
 }
 
 struct dirty_bitmap *bitmap_for_removal(const struct block_dirty_bitmap *args,
@@ -131,10 +137,11 @@ static bool remove_visit(const void *args, void *result, GError **error)
 {
     struct dirty_bitmap *b = bitmap_for_removal(args, error);
 
-    if (b) {
-        dirty_bitmap_free(b);
+    if (!b || !co_dirty_bitmap_unstore(b, error)) {
+        return false;
     }
-    return b != NULL;
+    dirty_bitmap_free(b);
+    return true;
 }
 
 bool qmp_block_dirty_bitmap_remove(const struct block_dirty_bitmap *args,
@@ -161,7 +168,7 @@ bool qmp_block_dirty_bitmap_clear(const struct block_dirty_bitmap *args,
 
 static bool enable_visit(const void *args, void *result, GError **error)
 {
-    struct dirty_bitmap *b = bitmap_for_change(args, error);
+    struct dirty_bitmap *b = bitmap_for_switch(args, error);
 
     if (b) {
         dirty_bitmap_enable(b);
@@ -177,7 +184,7 @@ bool qmp_block_dirty_bitmap_enable(const struct block_dirty_bitmap *args,
 
 static bool disable_visit(const void *args, void *result, GError **error)
 {
-    struct dirty_bitmap *b = bitmap_for_change(args, error);
+    struct dirty_bitmap *b = bitmap_for_switch(args, error);
 
     if (b) {
         dirty_bitmap_disable(b);

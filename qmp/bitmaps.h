@@ -22,6 +22,10 @@ struct dirty_bitmap *bitmap_add(const struct block_dirty_bitmap_add *args,
 /* The bitmap that args name, if it may be changed. */
 struct dirty_bitmap *bitmap_for_change(const struct block_dirty_bitmap *args,
                                        GError **error);
+/* The same, if it may be enabled or disabled: also in a node that is only
+ * read. */
+struct dirty_bitmap *bitmap_for_switch(const struct block_dirty_bitmap *args,
+                                       GError **error);
 /* The same, if it may be removed: an inconsistent one may. */
 struct dirty_bitmap *bitmap_for_removal(const struct block_dirty_bitmap *args,
                                         GError **error);

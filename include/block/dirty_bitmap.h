@@ -6,7 +6,7 @@
  * format; an inconsistent one was not stored cleanly and can only be removed.
  * No path loses a dirty bit.
  *
- * All functions run on the node's loop and do not suspend.
+ * All functions run on the node's loop and do not suspend, but for co_ ones.
  */
 #ifndef VARVE_BLOCK_DIRTY_BITMAP_H
 #define VARVE_BLOCK_DIRTY_BITMAP_H
@@ -42,6 +42,8 @@ int64_t dirty_bitmap_default_granularity(int64_t cluster_size);
  * messages that QMP shows. The node owns the bitmap. */
 struct dirty_bitmap *dirty_bitmap_new(struct node *node, const char *name,
                                       int64_t granularity, GError **error);
+/* Whether granularity is one; the error of dirty_bitmap_new(). */
+bool dirty_bitmap_check_granularity(int64_t granularity, GError **error);
 /* Frees it at once; not while busy. */
 void dirty_bitmap_free(struct dirty_bitmap *b);
 struct dirty_bitmap *dirty_bitmap_find(struct node *node, const char *name);
@@ -113,6 +115,16 @@ int64_t dirty_bitmap_count(const struct dirty_bitmap *b);
 char *dirty_bitmap_sha256(const struct dirty_bitmap *b, GError **error);
 /* The "dirty-bitmaps" member of queries; caller frees. */
 struct block_dirty_info_list *dirty_bitmaps_query(struct node *node);
+
+/* ---- persistent ones ---- */
+
+/* Whether the node can store a new bitmap, with a valid granularity, when it is
+ * closed. */
+bool dirty_bitmap_can_store(struct node *node, const char *name,
+                            int64_t granularity, GError **error);
+/* Takes a bitmap that may be persistent out of the image; it stays in memory.
+ * Suspends. */
+bool co_dirty_bitmap_unstore(struct dirty_bitmap *b, GError **error);
 
 /* ---- what jobs do ---- */
 

@@ -119,6 +119,14 @@ struct block_driver {
      * the engine's caller read and write. Both nodes run this driver. */
     int (*co_copy_range)(struct node *src, int64_t src_offset, struct node *dst,
                          int64_t dst_offset, int64_t bytes, unsigned flags);
+    /* For formats that keep bitmaps in the image. A persistent bitmap is stored
+     * when the node is closed; whether that will be possible is asked when it
+     * is made. Its removal from the image takes effect at once; it is no error
+     * if it is not there. */
+    bool (*can_store_bitmap)(struct node *node, const char *name,
+                             int64_t granularity, GError **error);
+    bool (*co_remove_stored_bitmap)(struct node *node, const char *name,
+                                    GError **error);
     int (*co_get_info)(struct node *node, struct node_info *info);
     /* Bytes that the storage really takes, or -errno. */
     int64_t (*co_allocated_size)(struct node *node);

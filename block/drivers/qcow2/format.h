@@ -58,16 +58,45 @@ struct qcow2_disk_feature {
     char name[46]; /* padded with zero bytes */
 };
 
-#define QCOW2_INCOMPAT_DIRTY       (UINT64_C(1) << 0)
-#define QCOW2_INCOMPAT_CORRUPT     (UINT64_C(1) << 1)
-#define QCOW2_INCOMPAT_DATA_FILE   (UINT64_C(1) << 2)
-#define QCOW2_INCOMPAT_COMPRESSION (UINT64_C(1) << 3)
-#define QCOW2_INCOMPAT_EXTENDED_L2 (UINT64_C(1) << 4)
+/* The data of QCOW2_EXT_BITMAPS. */
+struct qcow2_disk_bitmaps {
+    uint32_t count;
+    uint32_t reserved;
+    uint64_t directory_size; /* bytes */
+    uint64_t directory_offset;
+};
+
+/* An entry of the bitmap directory; extra data and name follow, and padding to
+ * 8 bytes. */
+struct qcow2_disk_bitmap {
+    uint64_t table_offset;
+    uint32_t table_size; /* entries */
+    uint32_t flags;
+    uint8_t type;
+    uint8_t granularity_bits;
+    uint16_t name_size;
+    uint32_t extra_data_size;
+};
+
+#define QCOW2_BITMAP_IN_USE           (UINT32_C(1) << 0)
+#define QCOW2_BITMAP_AUTO             (UINT32_C(1) << 1)
+#define QCOW2_BITMAP_EXTRA_COMPATIBLE (UINT32_C(1) << 2)
+#define QCOW2_BITMAP_FLAGS            UINT32_C(7)
+#define QCOW2_BITMAP_DIRTY_TRACKING   1 /* type */
+/* Entries of a bitmap table: a cluster, or all zeroes (0), or all ones. */
+#define QCOW2_BITMAP_ALL_ONES         UINT64_C(1)
+
+#define QCOW2_INCOMPAT_DIRTY          (UINT64_C(1) << 0)
+#define QCOW2_INCOMPAT_CORRUPT        (UINT64_C(1) << 1)
+#define QCOW2_INCOMPAT_DATA_FILE      (UINT64_C(1) << 2)
+#define QCOW2_INCOMPAT_COMPRESSION    (UINT64_C(1) << 3)
+#define QCOW2_INCOMPAT_EXTENDED_L2    (UINT64_C(1) << 4)
 #define QCOW2_INCOMPAT_KNOWN                         \
     (QCOW2_INCOMPAT_DIRTY | QCOW2_INCOMPAT_CORRUPT | \
      QCOW2_INCOMPAT_COMPRESSION | QCOW2_INCOMPAT_EXTENDED_L2)
 #define QCOW2_COMPAT_LAZY_REFCOUNTS (UINT64_C(1) << 0)
-#define QCOW2_AUTOCLEAR_KNOWN       UINT64_C(0)
+#define QCOW2_AUTOCLEAR_BITMAPS     (UINT64_C(1) << 0)
+#define QCOW2_AUTOCLEAR_KNOWN       QCOW2_AUTOCLEAR_BITMAPS
 
 /* L1 and standard L2 entries. */
 #define QCOW2_COPIED                (UINT64_C(1) << 63) /* refcount is exactly one */
@@ -94,6 +123,11 @@ struct qcow2_disk_feature {
 #define QCOW2_MAX_SNAPSHOTS         65536
 #define QCOW2_MAX_BACKING_NAME      1023
 #define QCOW2_MAX_BACKING_FORMAT    31
+#define QCOW2_MAX_BITMAPS           65535
+#define QCOW2_MAX_BITMAP_DIRECTORY  (QCOW2_MAX_BITMAPS * INT64_C(1024))
+#define QCOW2_MAX_BITMAP_BYTES      (INT64_C(512) << 20)
+#define QCOW2_MIN_GRANULARITY_BITS  9
+#define QCOW2_MAX_GRANULARITY_BITS  31
 /* Host offsets have 56 bits in L2 entries. */
 #define QCOW2_MAX_HOST_OFFSET       (INT64_C(1) << 56)
 

@@ -7,8 +7,8 @@
  * alloc.c does the writes that need new clusters, refcount.c and reftable.c
  * hand those out; zero.c changes entries without data; free.c and commit.c keep
  * the order in which things become stable; compress.c compresses, pack.c finds
- * room for what comes out, compressed.c expands; repair.c recounts; resize.c
- * and create*.c speak for themselves.
+ * room for what comes out, compressed.c expands; repair.c recounts; bitmaps.h
+ * tells of stored bitmaps; resize.c and create*.c speak for themselves.
  *
  * Invariants:
  *   - what a table on disk refers to is stable and counted before the table
@@ -33,6 +33,7 @@
 static void state_init(struct qcow2 *s, struct node *node)
 {
     s->node = node;
+    s->bitmaps = qcow2_bitmaps_new();
     TAILQ_INIT(&s->allocations);
     s->extensions = g_ptr_array_new_with_free_func(g_free);
     for (unsigned i = 0; i < FREE_STAGES; i++) {
@@ -48,6 +49,7 @@ static void state_free(struct qcow2 *s)
     qcow2_free_compressors(s);
     g_ptr_array_unref(s->extensions);
     g_free(s->further_fields);
+    qcow2_bitmaps_free(s->bitmaps);
     for (unsigned i = 0; i < FREE_STAGES; i++) {
         g_array_free(s->frees[i], true);
     }
@@ -129,9 +131,13 @@ static bool co_open_image(struct qcow2 *s,
     s->node->length = s->header.size;
     s->node->limits.pwrite_zeroes_align = INT64_C(1) << s->sub_bits;
     s->node->limits.pdiscard_align = s->cluster_size;
-    return co_qcow2_load_tables(s, error) && qcow2_apply_options(s, o, error) &&
-           co_prepare_writing(s, error) &&
-           co_node_open_backing(s->node, o->backing, error);
+    if (!co_qcow2_load_tables(s, error) || !qcow2_apply_options(s, o, error)) {
+        return false;
+    }
+    co_qcow2_bitmaps_read(s);
+    return co_prepare_writing(s, error) &&
+           co_node_open_backing(s->node, o->backing, error) &&
+           co_qcow2_bitmaps_open(s, error);
 }
 
 static bool co_qcow2_open(struct node *node,
@@ -181,6 +187,11 @@ static void co_qcow2_close(struct node *node)
     struct qcow2 *s = node->state;
 
     if (!node->read_only && !s->broken) {
+        g_autoptr(GError) error = NULL;
+        if (!co_qcow2_bitmaps_store(s, &error)) {
+            g_warning("qcow2: closing '%s', its bitmaps are lost: %s",
+                      node->name, error->message);
+        }
         int ret = co_settle(s);
         if (ret < 0) {
             g_warning("qcow2: closing '%s' failed, clusters may be leaked: %s",
@@ -266,6 +277,7 @@ static struct image_info_specific *co_qcow2_query_specific(struct node *node)
         q->corrupt = s->header.incompatible & QCOW2_INCOMPAT_CORRUPT;
         q->has_extended_l2 = true;
         q->extended_l2 = s->extended;
+        qcow2_bitmaps_query(s, q);
     }
     return info;
 }
@@ -302,6 +314,8 @@ const struct block_driver driver_qcow2 = {
     .co_block_status = co_qcow2_block_status,
     .co_truncate = co_qcow2_truncate,
     .co_check = co_qcow2_check,
+    .can_store_bitmap = qcow2_can_store_bitmap,
+    .co_remove_stored_bitmap = co_qcow2_remove_stored_bitmap,
     .co_get_info = co_qcow2_get_info,
     .co_measure = co_qcow2_measure,
     .co_change_backing = co_qcow2_change_backing,

@@ -11,6 +11,7 @@
 #include <stdint.h>
 #include <sys/queue.h>
 #include "aio/colock.h"
+#include "block/drivers/qcow2/bitmaps.h"
 #include "block/drivers/qcow2/cache.h"
 #include "block/drivers/qcow2/format.h"
 #include "block/drivers/qcow2/header.h"
@@ -102,7 +103,8 @@ struct qcow2 {
     GPtrArray *extensions;           /* of struct header_extension */
     uint8_t *further_fields;         /* of the header, not known here */
     size_t further_bytes;
-    struct co_mutex header_lock; /* one write of the header at a time */
+    struct co_mutex header_lock;   /* one write of the header at a time */
+    struct qcow2_bitmaps *bitmaps; /* those in the image */
     bool marked_corrupt;
     bool recurse_known, recurse; /* block status looks into the file */
 };

@@ -232,6 +232,9 @@ bool co_qcow2_truncate(struct node *node, int64_t size, bool exact,
     if (s->header.nb_snapshots && s->version < 3) {
         return error_set(error, "Can't resize a v2 image which has snapshots");
     }
+    if (!qcow2_bitmaps_check_resize(s, error)) {
+        return false;
+    }
     if (size == old) {
         return true;
     }

@@ -244,6 +244,12 @@ static bool co_survey_snapshots(struct survey *v, GError **error)
                  at - h->snapshots_offset, error);
 }
 
+static bool refer_bitmap(void *opaque, const char *what, uint64_t offset,
+                         uint64_t bytes, GError **error)
+{
+    return refer(opaque, what, offset, bytes, error);
+}
+
 /* ---- everything ---------------------------------------------------------- */
 
 bool co_qcow2_survey(struct survey *v, GError **error)
@@ -266,5 +272,9 @@ bool co_qcow2_survey(struct survey *v, GError **error)
     bool ok =
         co_survey_l1(v, s->l1, s->l1_size, s->header.l1_table_offset, error);
     v->active = false;
-    return ok && co_survey_snapshots(v, error);
+    if (ok && v->check) {
+        qcow2_bitmaps_report(s, v->check);
+    }
+    return ok && qcow2_bitmaps_walk(s, refer_bitmap, v, error) &&
+           co_survey_snapshots(v, error);
 }
