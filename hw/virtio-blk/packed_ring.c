@@ -64,8 +64,8 @@ static bool add_table(struct virtqueue *vq, struct vq_chain *c,
     if (!ring_table_open(vq, &t, d->addr, d->len)) {
         return false;
     }
-    if (t.count > vq->size) {
-        return virtqueue_break(vq, "chain longer than the queue");
+    if (t.count > vq->max_size) {
+        return virtqueue_break(vq, "chain too long");
     }
     for (uint32_t i = 0; i < t.count; i++) {
         const struct vring_packed_desc *e = ring_table_at(vq, &t, i, &copy);

@@ -3,9 +3,9 @@
  *
  * Every field that the driver writes is fetched once and checked before use.
  * Indices run freely over 16 bits; the difference to ours says how many entries
- * are new, and more than the ring holds is a violation. A chain ends after at
- * most `size` buffers, so a loop of descriptors ends as a violation too. Runs
- * on the device's loop, does not suspend.
+ * are new, and more than the ring holds is a violation. A chain has at most
+ * max_size buffers, so a loop of descriptors ends as a violation too. Runs on
+ * the device's loop, does not suspend.
  */
 #include <errno.h>
 
@@ -112,9 +112,8 @@ bool split_read_chain(struct virtqueue *vq, uint16_t head)
             index = 0;
             continue;
         }
-        if (++buffers > vq->size) {
-            return virtqueue_break(vq, "chain longer than the queue, or a "
-                                       "loop");
+        if (++buffers > vq->max_size) {
+            return virtqueue_break(vq, "chain too long, or a loop");
         }
         if (!virtqueue_chain_add(vq, c, d.addr, d.len,
                                  d.flags & VRING_DESC_F_WRITE)) {

@@ -102,7 +102,7 @@ struct virtqueue {
     struct inflight *inflight;      /* or NULL */
     uint16_t resubmits;             /* left to be done again */
     /* cold */
-    uint16_t max_size;
+    uint16_t max_size;      /* also the most buffers of a chain; see pop */
     struct iovec *big_vecs; /* max_vecs entries a slot; untouched when unused */
     unsigned max_vecs;
     struct vring_packed_desc *gathered; /* max_size entries for pop's use */
@@ -152,7 +152,9 @@ static inline bool virtqueue_running(const struct virtqueue *vq)
     return vq->format && !vq->broken;
 }
 
-/* Takes up to max chains in one go; returns how many, their heads in heads[].
+/* Takes up to max chains in one go; returns how many, their heads in heads[]. A
+ * chain may have more buffers than the ring has entries: 2.6.5.3.1 forbids
+ * that, but Linux goes by seg_max alone where it has indirect descriptors.
  * -EBADMSG once the queue broke; then none of this batch counts as popped. */
 int virtqueue_pop(struct virtqueue *vq, uint16_t *heads, unsigned max);
 

@@ -121,12 +121,12 @@ static void indirect_in_indirect(struct fixture *f)
     put(f, TABLE, 16, INDIRECT, 0);
 }
 
-static void indirect_longer_than_queue(struct fixture *f)
+static void indirect_too_long(struct fixture *f)
 {
-    for (unsigned i = 0; i <= SIZE; i++) {
+    for (unsigned i = 0; i <= MAX_SIZE; i++) {
         set_packed(&f->packed_table[i], DATA, 8, 0);
     }
-    put(f, TABLE, 16 * (SIZE + 1), INDIRECT, 0);
+    put(f, TABLE, 16 * (MAX_SIZE + 1), INDIRECT, 0);
 }
 
 static void indirect_of_odd_length(struct fixture *f)
@@ -184,7 +184,7 @@ static const struct violation violations[] = {
     {"indirect ends a chain", indirect_ends_a_chain},
     {"indirect amid a chain", indirect_amid_a_chain},
     {"indirect in indirect", indirect_in_indirect},
-    {"indirect chain longer than the queue", indirect_longer_than_queue},
+    {"indirect chain too long", indirect_too_long},
     {"indirect of odd length", indirect_of_odd_length},
     {"indirect of no length", indirect_of_no_length},
     {"indirect outside memory", indirect_outside_memory},

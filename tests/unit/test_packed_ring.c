@@ -117,6 +117,21 @@ static void indirect_table_is_a_whole_chain(void **state)
     assert_int_equal(f->vq.descs_in_flight, 2);
 }
 
+static void indirect_table_may_be_longer_than_the_ring(void **state)
+{
+    struct fixture *f = *state;
+
+    f->setup.size = 1;
+    start(f);
+    for (unsigned i = 0; i < MAX_SIZE; i++) {
+        set_packed(&f->packed_table[i], DATA + i, 1 + i, 0);
+    }
+    put(f, TABLE, MAX_SIZE * 16, VRING_DESC_F_INDIRECT, 0);
+    struct vq_chain *c = pop_one(f);
+    assert_int_equal(c->readable, MAX_SIZE);
+    assert_int_equal(c->vec[MAX_SIZE - 1].iov_len, MAX_SIZE);
+}
+
 static void table_and_buffers_may_straddle_regions(void **state)
 {
     struct fixture *f = *state;
@@ -333,6 +348,7 @@ int main(void)
         cmocka_unit_test(event_is_due_when_its_position_is_passed),
         PACKED(chain_has_the_id_of_its_last_descriptor),
         PACKED(indirect_table_is_a_whole_chain),
+        PACKED(indirect_table_may_be_longer_than_the_ring),
         PACKED(table_and_buffers_may_straddle_regions),
         PACKED(chain_may_fill_the_ring_and_cross_its_end),
         PACKED(driver_that_follows_the_lengths_finds_every_id_once),

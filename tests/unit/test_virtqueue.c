@@ -197,6 +197,24 @@ static void long_chains_keep_all_their_pieces(void **state)
     }
 }
 
+/* A Linux guest sends as many segments as seg_max says, however small the ring
+ * is that its machine has. */
+static void indirect_chain_may_be_longer_than_the_ring(void **state)
+{
+    struct fixture *f = *state;
+
+    start(f);
+    for (unsigned i = 0; i < MAX_SIZE; i++) {
+        set(&f->table[i], DATA + i, 1 + i,
+            i + 1 < MAX_SIZE ? VRING_DESC_F_NEXT : 0, i + 1);
+    }
+    set(&f->desc[0], TABLE, MAX_SIZE * 16, VRING_DESC_F_INDIRECT, 0);
+    make_available(f, 0);
+    struct vq_chain *c = pop_one(f);
+    assert_int_equal(c->readable, MAX_SIZE);
+    assert_int_equal(c->vec[MAX_SIZE - 1].iov_len, MAX_SIZE);
+}
+
 static void a_batch_is_popped_in_order_and_returned_in_any(void **state)
 {
     struct fixture *f = *state;
@@ -455,6 +473,7 @@ int main(void)
         CASE(table_and_buffers_may_straddle_regions),
         CASE(unaligned_indirect_table_is_read),
         CASE(long_chains_keep_all_their_pieces),
+        CASE(indirect_chain_may_be_longer_than_the_ring),
         CASE(a_batch_is_popped_in_order_and_returned_in_any),
         CASE(event_index_says_when_to_interrupt),
         CASE(without_event_index_the_flag_says_so),

@@ -26,11 +26,11 @@ static void loop_in_indirect_table(struct fixture *f)
     make_available(f, 0);
 }
 
-static void indirect_longer_than_queue(struct fixture *f)
+static void indirect_too_long(struct fixture *f)
 {
-    set(&f->desc[0], TABLE, 16 * (SIZE + 1), VRING_DESC_F_INDIRECT, 0);
-    for (unsigned i = 0; i <= SIZE; i++) {
-        set(&f->table[i], DATA, 8, i < SIZE ? VRING_DESC_F_NEXT : 0, i + 1);
+    set(&f->desc[0], TABLE, 16 * (MAX_SIZE + 1), VRING_DESC_F_INDIRECT, 0);
+    for (unsigned i = 0; i <= MAX_SIZE; i++) {
+        set(&f->table[i], DATA, 8, i < MAX_SIZE ? VRING_DESC_F_NEXT : 0, i + 1);
     }
     make_available(f, 0);
 }
@@ -180,7 +180,7 @@ static const struct violation violations[] = {
     {"loop", loop_in_chain},
     {"loop to itself", loop_to_itself},
     {"loop in an indirect table", loop_in_indirect_table},
-    {"indirect chain longer than the queue", indirect_longer_than_queue},
+    {"indirect chain too long", indirect_too_long},
     {"head beyond the ring", head_beyond_ring},
     {"head far beyond the ring", head_far_beyond_ring},
     {"next beyond the ring", next_beyond_ring},

@@ -15,7 +15,8 @@
 #include "hw/virtio-blk/virtio_defs.h"
 #include "hw/virtio-blk/virtqueue.h"
 
-#define SIZE 8
+#define SIZE     8
+#define MAX_SIZE 16 /* that the queue could have */
 
 enum {
     LOW = 0x10000,   /* 16 KiB */
@@ -72,7 +73,7 @@ static inline int setup(void **state)
     f->packed_table = (void *)f->table;
     f->driver_event = (void *)f->avail;
     f->device_event = (void *)f->used;
-    virtqueue_init(&f->vq, 16, sizeof(struct slot));
+    virtqueue_init(&f->vq, MAX_SIZE, sizeof(struct slot));
     *state = f;
     return 0;
 }
