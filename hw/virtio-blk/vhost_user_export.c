@@ -55,6 +55,7 @@ static bool fill_props(struct virtio_blk_props *p, const struct export *e,
         .queue_size = o->has_queue_size ? o->queue_size : MAX_QUEUE_SIZE,
         .logical_bytes = o->has_logical_block_size ? o->logical_block_size : 0,
         .no_write_cache = options->has_writethrough && options->writethrough,
+        .packed = true,
         .share_rw = true,
         .exported = true,
     };

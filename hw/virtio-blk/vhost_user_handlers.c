@@ -63,6 +63,12 @@ static bool on_set_features(struct vhost_user_session *s,
             s->vrings[i].enabled = true;
         }
     }
+    for (unsigned i = 0; i < s->dev->num_queues; i++) {
+        /* A base of the other format makes no sense. */
+        if ((features ^ s->features) & VIRTIO_BIT(VIRTIO_F_RING_PACKED)) {
+            s->vrings[i].has_base = false;
+        }
+    }
     s->features = features;
     s->features_set = true;
     return true;
@@ -213,7 +219,7 @@ static void co_reset(struct vhost_user_session *s, bool all)
             vhost_user_inflight_forget(s, i);
         }
         vhost_user_drop_kick(&s->vrings[i]);
-        s->vrings[i].base = 0;
+        s->vrings[i].has_base = false;
         s->vrings[i].enabled =
             !(s->features & VIRTIO_BIT(VHOST_USER_F_PROTOCOL_FEATURES));
     }

@@ -39,6 +39,10 @@ static uint64_t part_bytes(const struct vhost_user_session *s,
 static void *part_of(const struct vhost_user_session *s, unsigned queue)
 {
     const struct vhost_user_inflight *i = &s->inflight;
+
+    if (!i->num_queues || !virtio_blk_ring_format(s->features)->inflight) {
+        return NULL;
+    }
     uint64_t part = part_bytes(s, i->queue_size);
 
     return queue < i->num_queues && (queue + 1) * part <= i->bytes
@@ -82,6 +86,10 @@ static bool check_numbers(const struct vhost_user_session *s,
 {
     const struct vhost_user_inflight_area *p = &m->payload.inflight;
 
+    if (!virtio_blk_ring_format(s->features)->inflight) {
+        return error_set(error, "%s: packed rings have no such region",
+                         m->name);
+    }
     if (!p->num_queues || p->num_queues > s->dev->num_queues) {
         return error_set(error, "%s: %u queues, but there are %u", m->name,
                          p->num_queues, s->dev->num_queues);

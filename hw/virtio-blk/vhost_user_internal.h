@@ -17,7 +17,10 @@ struct vhost_user_vring {
     struct vhost_user_session *session;
     unsigned index;
     uint32_t size; /* 0: not told */
-    uint16_t base; /* next available entry */
+    /* Where the ring goes on: the next available entry, and of a packed ring
+     * the next used one in bits 16-31. */
+    uint32_t base;
+    bool has_base; /* else it is a new ring */
     struct vhost_user_vring_addr addr;
     bool has_addr, enabled;
     int kick, call, err; /* -1: none */

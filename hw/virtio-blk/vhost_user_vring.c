@@ -76,39 +76,69 @@ static void on_kick(void *opaque)
     virtio_blk_kick(v->session->dev, v->index);
 }
 
-/* From the front-end's addresses to those of the guest. */
+static bool packed(const struct vhost_user_session *s)
+{
+    return s->features & VIRTIO_BIT(VIRTIO_F_RING_PACKED);
+}
+
+/* From the front-end's addresses to those of the guest. Of a packed ring
+ * `avail` is the driver's event structure, and `used` the device's. */
 static bool locate(const struct vhost_user_vring *v,
                    struct virtqueue_setup *setup)
 {
     const struct vhost_user_memory *m = &v->session->memory;
+    bool events = packed(v->session);
+    uint64_t avail = events ? VRING_EVENT_BYTES : vring_avail_bytes(v->size);
+    uint64_t used = events ? VRING_EVENT_BYTES : vring_used_bytes(v->size);
 
     return vhost_user_memory_gpa(m, v->addr.desc, vring_desc_bytes(v->size),
                                  &setup->desc) &&
-           vhost_user_memory_gpa(m, v->addr.avail, vring_avail_bytes(v->size),
-                                 &setup->avail) &&
-           vhost_user_memory_gpa(m, v->addr.used, vring_used_bytes(v->size),
-                                 &setup->used);
+           vhost_user_memory_gpa(m, v->addr.avail, avail, &setup->avail) &&
+           vhost_user_memory_gpa(m, v->addr.used, used, &setup->used);
+}
+
+static uint32_t base_of(const struct vhost_user_vring *v)
+{
+    uint32_t first = virtio_blk_ring_format(v->session->features)->first;
+
+    return v->has_base ? v->base : first | first << 16;
+}
+
+/* Where the ring goes on. The used index of a split ring is in its memory. */
+static bool set_position(const struct vhost_user_vring *v,
+                         struct virtqueue_setup *setup)
+{
+    const struct vhost_user_session *s = v->session;
+    uint16_t used_idx;
+
+    setup->avail_idx = base_of(v);
+    if (packed(s)) {
+        setup->used_idx = base_of(v) >> 16;
+        return true;
+    }
+    if (guest_memory_read(&s->memory.table,
+                          setup->used + offsetof(struct vring_used, idx),
+                          &used_idx, sizeof(used_idx)) < 0) {
+        return false;
+    }
+    setup->used_idx = le16toh(used_idx);
+    return true;
 }
 
 /* Starts the ring if everything is there; an error does not name it. */
 static bool maybe_start(struct vhost_user_vring *v, GError **error)
 {
     struct vhost_user_session *s = v->session;
-    struct virtqueue_setup setup = {.size = v->size, .avail_idx = v->base};
-    uint16_t used_idx;
+    struct virtqueue_setup setup = {.size = v->size};
 
     if (started(v) || !s->features_set || !v->enabled || !v->size ||
         !v->has_addr || v->kick < 0) {
         return true;
     }
-    if (!locate(v, &setup) ||
-        guest_memory_read(&s->memory.table,
-                          setup.used + offsetof(struct vring_used, idx),
-                          &used_idx, sizeof(used_idx)) < 0) {
+    if (!locate(v, &setup) || !set_position(v, &setup)) {
         return error_set(error, "queue %u is not within guest memory",
                          v->index);
     }
-    setup.used_idx = le16toh(used_idx);
     if (!vhost_user_inflight_of(s, v->index, &setup.inflight, error)) {
         return false;
     }
@@ -152,6 +182,7 @@ static void co_stop_vring(struct vhost_user_vring *v)
     if (started(v)) {
         vhost_user_drop_kick(v);
         v->base = co_virtio_blk_stop_queue(v->session->dev, v->index);
+        v->has_base = true;
     }
     vhost_user_drop_kick(v);
     close_fd(&v->call);
@@ -182,9 +213,11 @@ bool vhost_user_on_set_vring_num(struct vhost_user_session *s,
     if (!v) {
         return false;
     }
-    if (!is_power_of_2(p->num) || p->num > s->dev->props.queue_size) {
-        return error_set(error, "%s: %u entries, must be a power of 2 up to %u",
-                         m->name, p->num, s->dev->props.queue_size);
+    if (!p->num || p->num > s->dev->props.queue_size ||
+        (!packed(s) && !is_power_of_2(p->num))) {
+        return error_set(error, "%s: %u entries, must be %s up to %u", m->name,
+                         p->num, packed(s) ? "1" : "a power of 2",
+                         s->dev->props.queue_size);
     }
     v->size = p->num;
     return start_named(v, m, error);
@@ -222,10 +255,11 @@ bool vhost_user_on_set_vring_base(struct vhost_user_session *s,
     if (!v) {
         return false;
     }
-    if (p->num > UINT16_MAX) {
+    if (!packed(s) && p->num > UINT16_MAX) {
         return error_set(error, "%s: index %u", m->name, p->num);
     }
     v->base = p->num;
+    v->has_base = true;
     return true;
 }
 
@@ -240,7 +274,7 @@ bool co_vhost_user_on_get_vring_base(struct vhost_user_session *s,
     }
     co_stop_vring(v);
     co_halt_if_idle(s);
-    m->payload.state.num = v->base;
+    m->payload.state.num = base_of(v) & (packed(s) ? UINT32_MAX : UINT16_MAX);
     *reply = sizeof(m->payload.state);
     return true;
 }

@@ -4,6 +4,17 @@
  */
 #include "lib/vhost_fixture.h"
 
+/* After n requests of one descriptor each. */
+static uint32_t base(unsigned n)
+{
+    return vhost_client_base(&client, n);
+}
+
+static bool start_queue(unsigned i, unsigned n)
+{
+    return vhost_client_start_queue(&client, i, base(n));
+}
+
 /* ---- a well-behaved front-end ---- */
 
 static void serves_a_disk(void **state)
@@ -37,7 +48,7 @@ static void serves_front_ends_without_protocol_features(void **state)
 
     assert_true(vhost_client_negotiate(&client, bit, 0));
     assert_true(vhost_client_share_memory(&client, 1, QUEUE, false));
-    assert_true(vhost_client_start_queue(&client, 0, 0));
+    assert_true(start_queue(0, 0));
     check_works();
 }
 
@@ -48,7 +59,7 @@ static void serves_rings_without_event_idx_or_indirect(void **state)
 
     assert_true(vhost_client_negotiate(&client, bits, 0));
     assert_true(vhost_client_share_memory(&client, 1, QUEUE, false));
-    assert_true(vhost_client_start_queue(&client, 0, 0));
+    assert_true(start_queue(0, 0));
     check_works();
     check_works();
 }
@@ -118,13 +129,13 @@ static void get_vring_base_waits_for_requests(void **state)
     assert_int_equal(recv(client.socket, &m, 1, MSG_DONTWAIT | MSG_PEEK), -1);
     guest_disk_open_gate();
     assert_true(vhost_client_receive(&client, &m));
-    assert_int_equal(m.payload.state.num, 3);
+    assert_int_equal(m.payload.state.num, base(3));
     vhost_client_reap(&client);
     for (unsigned i = 0; i < 3; i++) {
         assert_int_equal(status[i], 0);
     }
     /* It goes on where it stopped. */
-    assert_true(vhost_client_start_queue(&client, 0, 3));
+    assert_true(start_queue(0, 3));
     check_works();
 }
 
@@ -137,7 +148,7 @@ static void memory_changes_while_a_queue_runs(void **state)
                                  sizeof(slots)));
     assert_true(slots >= 32);
     assert_true(vhost_client_share_memory(&client, 2, QUEUE, true));
-    assert_true(vhost_client_start_queue(&client, 0, 0));
+    assert_true(start_queue(0, 0));
     check_works();
     /* The region of queue 1 goes and comes, queue 0 does not notice. */
     struct vhost_user_mem_region r = {
@@ -150,7 +161,7 @@ static void memory_changes_while_a_queue_runs(void **state)
     check_works();
     assert_true(vhost_client_set(&client, VHOST_USER_ADD_MEM_REG, &r, sizeof(r),
                                  &client.ram_fd, 1));
-    assert_true(vhost_client_start_queue(&client, 1, 0));
+    assert_true(start_queue(1, 0));
     assert_int_equal(io(1, VIRTIO_BLK_T_IN, 8, back, 512), 0);
     check_works();
 }
@@ -166,7 +177,7 @@ static void a_memory_change_waits_for_requests(void **state)
         .gpa = VHOST_CLIENT_GPA + 2 * client.region_bytes,
         .bytes = client.region_bytes,
         .user = VHOST_CLIENT_USER + 3 * client.region_bytes};
-    assert_int_equal(vhost_client_stop_queue(&client, 1), 0);
+    assert_int_equal(vhost_client_stop_queue(&client, 1), base(0));
     disk.gate = true;
     vhost_client_submit(&client, 0, VIRTIO_BLK_T_OUT, 0, buf, 512, &status);
     vhost_client_kick(&client, 0);
@@ -204,8 +215,8 @@ static void the_write_cache_is_switched_by_config(void **state)
     assert_int_equal(io(0, VIRTIO_BLK_T_OUT, 0, buf, 512), 0);
     assert_true(disk.last_flags & REQ_FUA);
     /* A driver that was not reset relies on it. */
-    assert_int_equal(vhost_client_stop_queue(&client, 0), 2);
-    assert_true(vhost_client_start_queue(&client, 0, 2));
+    assert_int_equal(vhost_client_stop_queue(&client, 0), base(2));
+    assert_true(start_queue(0, 2));
     assert_int_equal(io(0, VIRTIO_BLK_T_OUT, 0, buf, 512), 0);
     assert_true(disk.last_flags & REQ_FUA);
 }
@@ -237,7 +248,49 @@ static void a_reset_lets_it_start_anew(void **state)
     assert_true(
         vhost_client_set(&client, VHOST_USER_RESET_DEVICE, NULL, 0, NULL, 0));
     assert_true(vhost_client_share_memory(&client, 1, QUEUE, false));
-    assert_true(vhost_client_start_queue(&client, 0, 0));
+    assert_true(start_queue(0, 0));
+    check_works();
+}
+
+/* ---- packed rings ---- */
+
+static void packed_rings_have_any_size(void **state)
+{
+    for (unsigned size = 1; size <= QUEUE; size++) {
+        assert_true(vhost_client_start(&client, 1, size));
+        assert_true(client.features & VIRTIO_BIT(VIRTIO_F_RING_PACKED));
+        for (unsigned i = 0; i < 2 * size + 1; i++) {
+            check_works();
+        }
+        assert_int_equal(client.queues[0].ring.violations, 0);
+        reconnect();
+    }
+}
+
+static void packed_ring_goes_on_in_every_lap(void **state)
+{
+    assert_true(vhost_client_start(&client, 1, 5));
+    for (unsigned n = 0; n < 22; n++) {
+        assert_int_equal(vhost_client_stop_queue(&client, 0), base(n));
+        assert_true(start_queue(0, n));
+        assert_int_equal(io(0, VIRTIO_BLK_T_IN, 0, back, 512), 0);
+    }
+    /* A front-end may leave out what it was told. */
+    assert_int_equal(vhost_client_stop_queue(&client, 0), base(22));
+    struct vhost_user_vring_addr addr = {.index = 0};
+    assert_true(vhost_client_set(&client, VHOST_USER_SET_VRING_ADDR, &addr,
+                                 sizeof(addr), NULL, 0));
+    assert_int_equal(vhost_client_stop_queue(&client, 0), base(22));
+}
+
+static void packed_base_beyond_the_ring_is_refused(void **state)
+{
+    assert_true(vhost_client_negotiate(&client, 0, 0));
+    assert_true(vhost_client_share_memory(&client, 1, 5, false));
+    assert_false(vhost_client_start_queue(&client, 0, 0x80058000));
+    assert_non_null(strstr(logged->str, "position outside of the ring"));
+    reconnect();
+    assert_true(vhost_client_start(&client, 1, QUEUE));
     check_works();
 }
 
@@ -371,32 +424,35 @@ static void a_broken_ring_works_after_a_stop(void **state)
     assert_non_null(strstr(logged->str, "head out of range"));
     assert_true(vhost_client_stop_queue(&client, 0) >= 0);
     assert_true(vhost_client_share_memory(&client, 1, QUEUE, false));
-    assert_true(vhost_client_start_queue(&client, 0, 0));
+    assert_true(start_queue(0, 0));
     check_works();
 }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        CASE(serves_a_disk),
-        CASE(serves_front_ends_without_protocol_features),
-        CASE(serves_rings_without_event_idx_or_indirect),
-        CASE(fills_its_queue_and_wraps),
-        CASE(a_disabled_queue_waits),
-        CASE(get_vring_base_waits_for_requests),
-        CASE(memory_changes_while_a_queue_runs),
-        CASE(a_memory_change_waits_for_requests),
+        BOTH(serves_a_disk),
+        BOTH(serves_front_ends_without_protocol_features),
+        BOTH(serves_rings_without_event_idx_or_indirect),
+        BOTH(fills_its_queue_and_wraps),
+        BOTH(a_disabled_queue_waits),
+        BOTH(get_vring_base_waits_for_requests),
+        BOTH(memory_changes_while_a_queue_runs),
+        BOTH(a_memory_change_waits_for_requests),
         cmocka_unit_test_setup_teardown(a_read_only_disk_stays_as_it_is,
                                         begin_read_only, finish),
-        CASE(the_write_cache_is_switched_by_config),
-        CASE(a_resize_is_told),
-        CASE(a_reset_lets_it_start_anew),
-        CASE(a_front_end_comes_back),
-        CASE(a_second_front_end_waits_for_its_turn),
-        CASE(ends_while_requests_are_held),
-        CASE(a_held_request_is_done_by_cont),
-        CASE(truncated_memory_breaks_the_device_only),
-        CASE(a_broken_ring_works_after_a_stop),
+        BOTH(the_write_cache_is_switched_by_config),
+        BOTH(a_resize_is_told),
+        BOTH(a_reset_lets_it_start_anew),
+        PACKED(packed_rings_have_any_size),
+        PACKED(packed_ring_goes_on_in_every_lap),
+        PACKED(packed_base_beyond_the_ring_is_refused),
+        BOTH(a_front_end_comes_back),
+        BOTH(a_second_front_end_waits_for_its_turn),
+        BOTH(ends_while_requests_are_held),
+        BOTH(a_held_request_is_done_by_cont),
+        BOTH(truncated_memory_breaks_the_device_only),
+        BOTH(a_broken_ring_works_after_a_stop),
     };
 
     g_log_set_writer_func(on_log, NULL, NULL);

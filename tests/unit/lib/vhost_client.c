@@ -357,7 +357,18 @@ bool vhost_client_share_memory(struct vhost_client *c, unsigned num_queues,
     return show_memory(c, by_slots);
 }
 
-bool vhost_client_start_queue(struct vhost_client *c, unsigned i, uint16_t base)
+uint32_t vhost_client_base(const struct vhost_client *c, unsigned n)
+{
+    if (!(c->features & VIRTIO_BIT(VIRTIO_F_RING_PACKED))) {
+        return n;
+    }
+    uint32_t pos =
+        n % c->queue_size | (n / c->queue_size % 2 ? 0 : VRING_PACKED_WRAP);
+
+    return pos | pos << 16;
+}
+
+bool vhost_client_start_queue(struct vhost_client *c, unsigned i, uint32_t base)
 {
     struct vhost_client_queue *q = &c->queues[i];
     struct vhost_user_region r = region(c, i);
@@ -386,12 +397,12 @@ bool vhost_client_start_queue(struct vhost_client *c, unsigned i, uint16_t base)
             vhost_client_set_state(c, VHOST_USER_SET_VRING_ENABLE, i, 1));
 }
 
-int vhost_client_stop_queue(struct vhost_client *c, unsigned i)
+int64_t vhost_client_stop_queue(struct vhost_client *c, unsigned i)
 {
     struct vhost_user_vring_state state = {.index = i};
 
     return vhost_client_get(c, VHOST_USER_GET_VRING_BASE, &state, sizeof(state))
-               ? (int)state.num
+               ? (int64_t)state.num
                : -1;
 }
 
@@ -403,7 +414,7 @@ bool vhost_client_start(struct vhost_client *c, unsigned num_queues,
         return false;
     }
     for (unsigned i = 0; i < num_queues; i++) {
-        if (!vhost_client_start_queue(c, i, 0)) {
+        if (!vhost_client_start_queue(c, i, vhost_client_base(c, 0))) {
             return false;
         }
     }

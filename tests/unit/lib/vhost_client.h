@@ -86,9 +86,12 @@ bool vhost_client_negotiate(struct vhost_client *c, uint64_t without,
 bool vhost_client_share_memory(struct vhost_client *c, unsigned num_queues,
                                uint16_t queue_size, bool by_slots);
 bool vhost_client_start_queue(struct vhost_client *c, unsigned i,
-                              uint16_t base);
-/* The next available index, or -1. */
-int vhost_client_stop_queue(struct vhost_client *c, unsigned i);
+                              uint32_t base);
+/* The base of the ring, or -1. */
+int64_t vhost_client_stop_queue(struct vhost_client *c, unsigned i);
+/* The base of a ring with n descriptors that came and went, 0 for a new one, as
+ * SET_VRING_BASE and GET_VRING_BASE have it. */
+uint32_t vhost_client_base(const struct vhost_client *c, unsigned n);
 /* All of the above. */
 bool vhost_client_start(struct vhost_client *c, unsigned num_queues,
                         uint16_t queue_size);

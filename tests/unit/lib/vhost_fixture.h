@@ -105,6 +105,14 @@ static inline int begin(void **state)
         .num_queues = 2, .queue_size = QUEUE, .serial = "varve-7"});
 }
 
+static inline int begin_packed(void **state)
+{
+    return begin_with((struct virtio_blk_props){.num_queues = 2,
+                                                .queue_size = QUEUE,
+                                                .serial = "varve-7",
+                                                .packed = true});
+}
+
 static inline int begin_read_only(void **state)
 {
     return begin_with((struct virtio_blk_props){.queue_size = QUEUE,
@@ -149,5 +157,11 @@ static inline void reconnect(void)
 }
 
 #define CASE(f) cmocka_unit_test_setup_teardown(f, begin, finish)
+#define PACKED(f)                                 \
+    {                                             \
+#f ", packed", f, begin_packed, finish, 0 \
+    }
+/* With split rings, and with packed ones. */
+#define BOTH(f) CASE(f), PACKED(f)
 
 #endif
