@@ -77,6 +77,7 @@ void dirty_bitmap_free(struct dirty_bitmap *b)
     assert(!b->busy && !b->successor);
     LIST_REMOVE(b, link);
     hbitmap_free(b->bits);
+    g_free(b->reason);
     g_free(b->name);
     g_free(b);
 }

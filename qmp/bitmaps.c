@@ -11,15 +11,6 @@
 
 /* ---- steps ---- */
 
-static int64_t default_granularity(struct node *node)
-{
-    struct node_info info = {0};
-
-    /* A node that does not know has no clusters. */
-    int ret = co_node_get_info(node, &info);
-    return dirty_bitmap_default_granularity(ret < 0 ? 0 : info.cluster_size);
-}
-
 struct dirty_bitmap *bitmap_add(const struct block_dirty_bitmap_add *args,
                                 GError **error)
 {
@@ -29,21 +20,14 @@ struct dirty_bitmap *bitmap_add(const struct block_dirty_bitmap_add *args,
     if (!node) {
         return NULL;
     }
-    bool persistent = args->has_persistent && args->persistent;
-    int64_t granularity = args->has_granularity ? (int64_t)args->granularity
-                                                : default_granularity(node);
-    if (persistent && *args->name &&
-        (!dirty_bitmap_check_granularity(granularity, error) ||
-         !dirty_bitmap_can_store(node, args->name, granularity, error))) {
+    if (args->has_granularity &&
+        !dirty_bitmap_check_granularity(args->granularity, error)) {
         return NULL;
     }
-    struct dirty_bitmap *b =
-        dirty_bitmap_new(node, args->name, granularity, error);
-    if (b) {
-        b->persistent = persistent;
-        b->disabled = args->has_disabled && args->disabled;
-    }
-    return b;
+    return co_dirty_bitmap_add(node, args->name,
+                               args->has_granularity ? args->granularity : 0,
+                               args->has_persistent && args->persistent,
+                               args->has_disabled && args->disabled, error);
 }
 
 struct dirty_bitmap *bitmap_find(const char *node, const char *name,
@@ -137,11 +121,7 @@ static bool remove_visit(const void *args, void *result, GError **error)
 {
     struct dirty_bitmap *b = bitmap_for_removal(args, error);
 
-    if (!b || !co_dirty_bitmap_unstore(b, error)) {
-        return false;
-    }
-    dirty_bitmap_free(b);
-    return true;
+    return b && co_dirty_bitmap_remove(b, error);
 }
 
 bool qmp_block_dirty_bitmap_remove(const struct block_dirty_bitmap *args,

@@ -30,6 +30,7 @@ struct dirty_bitmap {
     bool busy; /* a job or an export holds it */
     bool persistent;
     bool inconsistent;
+    char *reason;                   /* why it is, or NULL; for people */
     bool skip_store;                /* is dropped with the node, not stored */
     struct dirty_bitmap *successor; /* of a frozen one; takes new writes */
     LIST_ENTRY(dirty_bitmap) link;
@@ -118,6 +119,13 @@ struct block_dirty_info_list *dirty_bitmaps_query(struct node *node);
 
 /* ---- persistent ones ---- */
 
+/* A new bitmap as a command wants it; granularity 0 is the default one of the
+ * node. Suspends. */
+struct dirty_bitmap *co_dirty_bitmap_add(struct node *node, const char *name,
+                                         int64_t granularity, bool persistent,
+                                         bool disabled, GError **error);
+/* Takes it out of the image, if it is there, and frees it. Suspends. */
+bool co_dirty_bitmap_remove(struct dirty_bitmap *b, GError **error);
 /* Whether the node can store a new bitmap, with a valid granularity, when it is
  * closed. */
 bool dirty_bitmap_can_store(struct node *node, const char *name,

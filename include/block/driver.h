@@ -127,6 +127,10 @@ struct block_driver {
                              int64_t granularity, GError **error);
     bool (*co_remove_stored_bitmap)(struct node *node, const char *name,
                                     GError **error);
+    /* Drops what is damaged among the stored bitmaps, and cannot be removed by
+     * a name; *dropped says how much. */
+    bool (*co_repair_bitmaps)(struct node *node, unsigned *dropped,
+                              GError **error);
     int (*co_get_info)(struct node *node, struct node_info *info);
     /* Bytes that the storage really takes, or -errno. */
     int64_t (*co_allocated_size)(struct node *node);

@@ -30,6 +30,9 @@ static bool take_output(const char *text, bool *json)
 static bool apply(const struct tool_option *row, const char *argument,
                   int *status)
 {
+    if (row->order) {
+        g_ptr_array_add(row->order, (gpointer)row->name);
+    }
     if (row->flag) {
         *row->flag = true;
     } else if (row->text) {

@@ -31,6 +31,8 @@ struct tool_option {
     bool *flag;        /* becomes true */
     const char **text; /* the last one counts */
     GPtrArray *list;   /* of texts, in order */
+    GPtrArray *order;  /* beside one of these: gets `name` each time, so that
+                          several rows tell in which order they came */
     bool *json;        /* "json" or "human" */
     int64_t *size;     /* in bytes; tool_parse_size() tells of `what` */
     const char *what;

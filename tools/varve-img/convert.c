@@ -17,6 +17,7 @@
 #include <string.h>
 #include "aio/colock.h"
 #include "block/request.h"
+#include "tools/varve-img/bitmaps.h"
 #include "util/error.h"
 #include "util/range.h"
 
@@ -35,6 +36,7 @@ struct convert {
     const char *backing_file, *backing_format;
     bool existing; /* -n */
     bool compressed, quiet;
+    bool bitmaps, skip_broken;
     int64_t unit;   /* pieces begin at multiples: the cluster with -c, else 1 */
     int64_t chunk;  /* a power of two, and a multiple of unit */
     int64_t sparse; /* zeroes of this length are not written; 0 = write all */
@@ -287,6 +289,9 @@ static bool co_make_target(struct convert *c)
     if (!c->dst) {
         return false;
     }
+    if (c->bitmaps && !img_takes_bitmaps(c->dst->node)) {
+        return false;
+    }
     if (backend_length(c->dst) < backend_length(c->src)) {
         tool_error("%s: Output file is smaller than input file",
                    c->to.filename);
@@ -306,8 +311,16 @@ static int co_convert(void *opaque)
     if (!c->src) {
         return 1;
     }
+    if (c->bitmaps && !img_check_bitmaps(c->src->node, c->skip_broken)) {
+        co_backend_unref(c->src);
+        return 1;
+    }
     if (co_make_target(c)) {
         status = co_copy_all(c);
+        if (status == 0 && c->bitmaps &&
+            !co_img_copy_bitmaps(c->src->node, c->dst->node)) {
+            status = 1;
+        }
         int ret = status == 0 ? co_backend_flush(c->dst) : 0;
         if (ret < 0) {
             convert_error(c, "flushing", 0, ret);
@@ -382,6 +395,8 @@ static int convert_run(int argc, char **argv)
         {'q', NULL, .flag = &c.quiet},
         {'U', "force-share", .flag = &c.from.force_share},
         {'W', NULL, .flag = &any_order}, /* in which tasks write already */
+        {0, "bitmaps", .flag = &c.bitmaps},
+        {0, "skip-broken-bitmaps", .flag = &c.skip_broken},
         {0, "image-opts", .flag = &c.from.image_opts},
         {0, "object", .take = tool_take_object},
         {0},
@@ -393,6 +408,10 @@ static int convert_run(int argc, char **argv)
     }
     if (img_is_help(c.options)) {
         return img_print_create_options(c.format, first < argc);
+    }
+    if (c.skip_broken && !c.bitmaps) {
+        tool_error("Use of --skip-broken-bitmaps requires --bitmaps");
+        return 1;
     }
     if (argc - first != 2) {
         tool_error("Must specify image file name");
@@ -406,9 +425,9 @@ static int convert_run(int argc, char **argv)
 
 const struct subcommand cmd_convert = {
     .name = "convert",
-    .usage =
-        "[-c] [-f FMT] [-O FMT] [-o OPTIONS] [-B BACKING -F FMT] [-n] "
-        "[-m N] [-S SIZE] [-t CACHE] [-T CACHE] [-p] [-q] [-U] [-W] FROM TO",
+    .usage = "[-c] [-f FMT] [-O FMT] [-o OPTIONS] [-B BACKING -F FMT] [-n] "
+             "[-m N] [-S SIZE] [-t CACHE] [-T CACHE] [-p] [-q] [-U] [-W] "
+             "[--bitmaps [--skip-broken-bitmaps]] FROM TO",
     .what = "Copies an image into a new one, perhaps of another format.",
     .help =
         "  -c          compress the data; the new image must be qcow2\n"
@@ -426,6 +445,8 @@ const struct subcommand cmd_convert = {
         "  -t, -T MODE cache modes of target (unsafe) and source (writeback)\n"
         "  -p          show progress\n"
         "  -U          open a source that another process writes to\n"
+        "  --bitmaps   copy the source's persistent bitmaps, too\n"
+        "  --skip-broken-bitmaps  leave out those that cannot be used\n"
         "  --image-opts  FROM is a list of options, not a name\n"
         "\n"
         "examples:\n"

@@ -22,8 +22,8 @@ struct subcommand {
     int (*run)(int argc, char **argv);
 };
 
-extern const struct subcommand cmd_check, cmd_compare, cmd_convert, cmd_create,
-    cmd_info, cmd_map, cmd_measure, cmd_resize;
+extern const struct subcommand cmd_bitmap, cmd_check, cmd_compare, cmd_convert,
+    cmd_create, cmd_info, cmd_map, cmd_measure, cmd_resize;
 
 /* Prints the subcommand's help to standard output; returns 0. */
 int img_help(const struct subcommand *cmd);

@@ -9,11 +9,12 @@
 #include <string.h>
 #include "qapi/codec.h"
 #include "tools/common/image_info.h"
+#include "tools/varve-img/bitmaps.h"
 #include "util/error.h"
 
 struct info {
     struct image_open how;
-    bool json, chain;
+    bool json, chain, bitmaps;
 };
 
 static void print_human(const struct image_info *i)
@@ -58,16 +59,25 @@ static struct json_object *encode_one(struct image_info *i)
     return tree;
 }
 
-static void print_info(const struct info *o, struct image_info *first)
+static void print_info(const struct info *o, struct node *node,
+                       struct image_info *first)
 {
     struct json_object *list = json_object_new_array();
 
     for (struct image_info *i = first; i; i = i->backing_image) {
         if (o->json) {
-            json_object_array_add(list, encode_one(i));
+            struct json_object *one = encode_one(i);
+            if (o->bitmaps && i == first) {
+                json_object_object_add(one, "bitmaps", img_bitmaps_json(node));
+            }
+            json_object_array_add(list, one);
         } else {
             printf("%s", i == first ? "" : "\n");
             print_human(i);
+            if (o->bitmaps && i == first) {
+                printf("Bitmaps:\n");
+                img_list_bitmaps(node, false);
+            }
         }
         if (!o->chain) {
             break;
@@ -95,7 +105,7 @@ static int co_info(void *opaque)
     }
     qapi_auto(image_info) info = co_node_query_image(b->node, false, &error);
     if (info) {
-        print_info(o, info);
+        print_info(o, b->node, info);
     }
     co_backend_unref(b);
     return info ? 0 : tool_fail(&error);
@@ -109,6 +119,7 @@ static int info_run(int argc, char **argv)
         {'U', "force-share", .flag = &o.how.force_share},
         {0, "output", .json = &o.json},
         {0, "backing-chain", .flag = &o.chain},
+        {0, "bitmaps", .flag = &o.bitmaps},
         {0, "image-opts", .flag = &o.how.image_opts},
         {0, "object", .take = tool_take_object},
         {0},
@@ -126,11 +137,13 @@ static int info_run(int argc, char **argv)
 
 const struct subcommand cmd_info = {
     .name = "info",
-    .usage = "[-f FMT] [--output=human|json] [--backing-chain] [-U] FILE",
+    .usage = "[-f FMT] [--output=human|json] [--backing-chain] [--bitmaps] "
+             "[-U] FILE",
     .what = "Shows what an image is: format, sizes, backing file.",
     .help = "  -f FMT            format of the image; found out if not given\n"
             "  --output=FORMAT   human (the default) or json\n"
             "  --backing-chain   all images down the chain\n"
+            "  --bitmaps         state and dirty bytes of its bitmaps, too\n"
             "  --image-opts      FILE is a list of options, not a name\n"
             "  -U, --force-share open an image that another process writes to\n"
             "\n"

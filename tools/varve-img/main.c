@@ -8,8 +8,8 @@
 #include <string.h>
 
 static const struct subcommand *const subcommands[] = {
-    &cmd_check, &cmd_compare, &cmd_convert, &cmd_create,
-    &cmd_info,  &cmd_map,     &cmd_measure, &cmd_resize,
+    &cmd_bitmap, &cmd_check, &cmd_compare, &cmd_convert, &cmd_create,
+    &cmd_info,   &cmd_map,   &cmd_measure, &cmd_resize,
 };
 
 int img_help(const struct subcommand *cmd)

@@ -101,6 +101,12 @@ bool co_qcow2_remove_stored_bitmap(struct node *node, const char *name,
     return true;
 }
 
+bool co_qcow2_repair_bitmaps(struct node *node, unsigned *dropped,
+                             GError **error)
+{
+    return co_qcow2_bitmaps_repair(node->state, dropped, error);
+}
+
 bool qcow2_bitmaps_check_resize(struct qcow2 *s, GError **error)
 {
     GPtrArray *list = s->bitmaps->list;

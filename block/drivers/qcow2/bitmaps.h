@@ -81,6 +81,8 @@ bool qcow2_can_store_bitmap(struct node *node, const char *name,
                             int64_t granularity, GError **error);
 bool co_qcow2_remove_stored_bitmap(struct node *node, const char *name,
                                    GError **error);
+bool co_qcow2_repair_bitmaps(struct node *node, unsigned *dropped,
+                             GError **error);
 /* Whether the node may be resized: a bitmap that cannot follow is named. */
 bool qcow2_bitmaps_check_resize(struct qcow2 *s, GError **error);
 /* Fills the `bitmaps` member in. */

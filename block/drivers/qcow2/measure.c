@@ -43,7 +43,7 @@ static int64_t bitmaps_size(const struct node *source, int64_t cluster)
     int64_t directory = 0, sum = 0;
 
     LIST_FOREACH (b, &source->bitmaps, link) {
-        if (!b->persistent || b->inconsistent) {
+        if (!b->persistent) {
             continue;
         }
         int64_t bits =

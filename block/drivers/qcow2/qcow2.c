@@ -316,6 +316,7 @@ const struct block_driver driver_qcow2 = {
     .co_check = co_qcow2_check,
     .can_store_bitmap = qcow2_can_store_bitmap,
     .co_remove_stored_bitmap = co_qcow2_remove_stored_bitmap,
+    .co_repair_bitmaps = co_qcow2_repair_bitmaps,
     .co_get_info = co_qcow2_get_info,
     .co_measure = co_qcow2_measure,
     .co_change_backing = co_qcow2_change_backing,
