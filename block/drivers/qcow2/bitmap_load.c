@@ -185,7 +185,8 @@ static void co_load_bitmap(struct qcow2 *s, struct stored_bitmap *b)
     }
     if (b->damage || (b->flags & QCOW2_BITMAP_IN_USE)) {
         d->inconsistent = d->disabled = true;
-        d->reason = g_strdup(b->damage ? b->damage : "in use: not saved, or open elsewhere");
+        d->reason = g_strdup(
+            b->damage ? b->damage : "in use: not saved, or open elsewhere");
     }
 }
 

@@ -1,0 +1,45 @@
+/*
+ * What drivers and the engine tell each other.
+ */
+#ifndef VARVE_BLOCK_DRIVER_TYPES_H
+#define VARVE_BLOCK_DRIVER_TYPES_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include "qapi/types.h"
+
+/* Set by co_open (and refresh_limits); 0 means "no limit" or the default. */
+struct block_limits {
+    int64_t request_alignment; /* power of 2, at most 1 MiB; default 1 */
+    int64_t max_transfer;      /* bytes of one read or write */
+    int64_t opt_transfer;      /* preferred size */
+    int64_t pwrite_zeroes_align;
+    int64_t max_pwrite_zeroes;
+    int64_t pdiscard_align;
+    int64_t max_pdiscard;
+    int64_t memory_alignment; /* of each piece of memory and its length; at most
+                                 request_alignment; default 1 */
+};
+
+struct node_info {
+    int64_t cluster_size; /* 0 = has no clusters */
+    bool is_dirty;        /* unclean shutdown flag of the format */
+};
+
+/* Arguments of an image creation that every format understands. */
+struct create_params {
+    int64_t size;               /* bytes; -1 = that of the backing file */
+    const char *backing_file;   /* NULL = none */
+    const char *backing_format; /* NULL = unknown */
+    const char *extra; /* "cluster_size=64k,..." as after -o, or NULL */
+};
+
+/* How large a new image would be, in bytes. */
+struct image_measure {
+    int64_t required;        /* with the data that the source has */
+    int64_t fully_allocated; /* once every byte of the disk is written */
+    int64_t bitmaps;         /* for the source's persistent bitmaps; -1: the
+                                format, or the source, has none */
+};
+
+#endif
