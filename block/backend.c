@@ -15,6 +15,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "aio/directory.h"
 #include "aio/loop.h"
 #include "block/graph_int.h"
 #include "block/node_int.h"
@@ -101,10 +102,10 @@ static bool check_name(const char *name, GError **error)
     if (!block_id_wellformed(name)) {
         return error_set(error, "Invalid device name");
     }
-    if (find(name)) {
+    if (directory_find(DIRECTORY_BACKEND, name, NULL)) {
         return error_set(error, "Device with id '%s' already exists", name);
     }
-    if (node_find(name, NULL)) {
+    if (directory_find(DIRECTORY_NODE, name, NULL)) {
         return error_set(error,
                          "Device name '%s' conflicts with an existing node "
                          "name",
@@ -128,12 +129,16 @@ struct backend *co_backend_new(const char *name, struct node *node,
     struct backend *b = g_new0(struct backend, 1);
     b->name = g_strdup(name);
     b->graph = graph;
+    b->serial = directory_number();
     b->refs = 1;
     b->write_cache = true;
     b->on_write_error = BLOCKDEV_ON_ERROR_AUTO;
     b->on_read_error = BLOCKDEV_ON_ERROR_AUTO;
     set_rights(b, perm);
     TAILQ_INSERT_TAIL(&graph->backends, b, link);
+    if (name) {
+        directory_add(DIRECTORY_BACKEND, name);
+    }
     if (node) {
         b->root = co_graph_attach_root(node, "root", &backend_root_ops, b, perm,
                                        shared, error);
@@ -161,6 +166,9 @@ void co_backend_unref(struct backend *b)
     }
     assert(!b->device);
     TAILQ_REMOVE(&b->graph->backends, b, link);
+    if (b->name) {
+        directory_remove(DIRECTORY_BACKEND, b->name);
+    }
     if (b->root) {
         /* Only for its own requests: a job that gives its backend up must not
          * wait for itself. */
@@ -197,6 +205,9 @@ bool backend_attach_device(struct backend *b, const char *device_id,
                          : b->node ? b->node->name
                                    : "");
     }
+    if (device_id && !directory_add(DIRECTORY_DEVICE, device_id)) {
+        return error_set(error, "Duplicate device ID '%s'", device_id);
+    }
     b->device = device;
     b->device_ops = ops;
     b->device_id = g_strdup(device_id);
@@ -213,6 +224,9 @@ void backend_detach_device(struct backend *b)
     assert(b->device);
     b->device = NULL;
     b->device_ops = NULL;
+    if (b->device_id) {
+        directory_remove(DIRECTORY_DEVICE, b->device_id);
+    }
     g_clear_pointer(&b->device_id, g_free);
     b->io_status_enabled = false;
 }

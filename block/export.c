@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "aio/coroutine.h"
+#include "aio/directory.h"
 #include "block/backend.h"
 #include "block/graph.h"
 #include "block/listener.h"
@@ -61,7 +62,7 @@ bool co_export_add(const struct export_driver *driver,
     if (!id_well_formed(options->id)) {
         return error_set(error, "Invalid block export id");
     }
-    if (find(options->id)) {
+    if (directory_find(DIRECTORY_EXPORT, options->id, NULL)) {
         return error_set(error, "Block export id '%s' is already in use",
                          options->id);
     }
@@ -82,6 +83,7 @@ bool co_export_add(const struct export_driver *driver,
     struct export *e = g_new0(struct export, 1);
 
     e->id = g_strdup(options->id);
+    e->serial = directory_number();
     e->driver = driver;
     e->backend = b;
     e->state = driver->co_open(e, options, error);
@@ -90,6 +92,7 @@ bool co_export_add(const struct export_driver *driver,
         return false;
     }
     TAILQ_INSERT_HEAD(&graph_current()->exports, e, link);
+    directory_add(DIRECTORY_EXPORT, e->id);
     return true;
 }
 
@@ -99,11 +102,12 @@ static void co_end(void *opaque)
     struct graph *graph = e->backend->graph;
     g_autofree char *id = g_strdup(e->id);
 
-    co_mutex_lock(&graph->change_lock);
+    co_graph_lock(GRAPH_LOCK_CHANGE);
     e->driver->co_close(e->state);
     TAILQ_REMOVE(&graph->exports, e, link);
+    directory_remove(DIRECTORY_EXPORT, e->id);
     co_free(e);
-    co_mutex_unlock(&graph->change_lock);
+    graph_unlock(GRAPH_LOCK_CHANGE);
     BLOCK_ANNOUNCE(export_deleted, id);
     co_queue_wake_all(&graph->export_waiters);
 }

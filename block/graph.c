@@ -10,6 +10,7 @@
 #include <assert.h>
 #include <string.h>
 
+#include "aio/directory.h"
 #include "aio/loop.h"
 #include "block/graph_int.h"
 #include "util/error.h"
@@ -24,6 +25,7 @@ static void graph_free(void *opaque)
     assert(TAILQ_EMPTY(&graph->jobs));
     assert(TAILQ_EMPTY(&graph->exports));
     assert(!graph->drain_sections);
+    directory_loop_leave(graph->loop);
     g_free(graph);
 }
 
@@ -40,6 +42,7 @@ struct graph *graph_current(void)
         TAILQ_INIT(&graph->jobs);
         TAILQ_INIT(&graph->exports);
         loop_set(loop, LOOP_SLOT_GRAPH, graph, graph_free);
+        directory_loop_enter(loop);
     }
     return graph;
 }

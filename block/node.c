@@ -3,6 +3,7 @@
  *
  * A node is in its graph's list from node_new() on, so that its name is taken,
  * but is found by name only between a successful open and its last reference.
+ * Names are unique over all graphs; finding looks at the current one.
  * The end of the last reference closes it: flush, the driver's co_close, the
  * bitmaps, then the children, whose own end may follow from that. A long chain
  * is closed in a loop and not by recursion, because coroutine stacks are small.
@@ -14,6 +15,7 @@
 #include <inttypes.h>
 #include <string.h>
 
+#include "aio/directory.h"
 #include "block/backend.h"
 #include "block/dirty_bitmap.h"
 #include "block/graph.h"
@@ -37,34 +39,27 @@ bool block_id_wellformed(const char *id)
     return true;
 }
 
-/* Whether or not it is open. */
-static struct node *find_any(struct graph *graph, const char *name)
+static struct node *find_opened(const char *name)
 {
     struct node *node;
-    TAILQ_FOREACH (node, &graph->nodes, link) {
+    TAILQ_FOREACH (node, &graph_current()->nodes, link) {
         if (!strcmp(node->name, name)) {
-            return node;
+            return node->opened ? node : NULL;
         }
     }
     return NULL;
 }
 
-static struct node *find_opened(const char *name)
-{
-    struct node *node = find_any(graph_current(), name);
-    return node && node->opened ? node : NULL;
-}
-
-static bool check_name(struct graph *graph, const char *name, GError **error)
+static bool check_name(const char *name, GError **error)
 {
     if (!block_id_wellformed(name)) {
         return error_set(error, "Invalid node-name: '%s'", name);
     }
-    if (backend_find(name, NULL)) {
+    if (directory_find(DIRECTORY_BACKEND, name, NULL)) {
         return error_set(error, "node-name=%s is conflicting with a device id",
                          name);
     }
-    if (find_any(graph, name)) {
+    if (directory_find(DIRECTORY_NODE, name, NULL)) {
         return error_set(error, "Duplicate nodes with node-name='%s'", name);
     }
     if (strlen(name) > BLOCK_NODE_NAME_MAX) {
@@ -110,11 +105,25 @@ struct node *node_lookup(const char *device, const char *node_name,
 
 /* ---- birth ---- */
 
+static void enlist(struct node *node)
+{
+    bool is_new = directory_add(DIRECTORY_NODE, node->name);
+    assert(is_new);
+    TAILQ_INSERT_TAIL(&node->graph->nodes, node, link);
+}
+
+/* Its name may be used again. */
+static void unlist(struct node *node)
+{
+    TAILQ_REMOVE(&node->graph->nodes, node, link);
+    directory_remove(DIRECTORY_NODE, node->name);
+}
+
 struct node *node_new(const struct block_driver *driver, const char *name,
                       GError **error)
 {
     struct graph *graph = graph_current();
-    if (name && !check_name(graph, name, error)) {
+    if (name && !check_name(name, error)) {
         return NULL;
     }
     struct node *node = g_new0(struct node, 1);
@@ -122,9 +131,9 @@ struct node *node_new(const struct block_driver *driver, const char *name,
     node->state = driver->state_size ? g_malloc0(driver->state_size) : NULL;
     node->graph = graph;
     node->loop = graph->loop;
+    node->serial = directory_number();
     node->name = name ? g_strdup(name)
-                      : g_strdup_printf("#block%03" PRIu64,
-                                        100 + graph->next_node_number++);
+                      : g_strdup_printf("#block%03" PRIu64, node->serial);
     node->filename = g_strdup("");
     node->refs = 1;
     node->shared = PERM_ALL;
@@ -134,7 +143,7 @@ struct node *node_new(const struct block_driver *driver, const char *name,
     TAILQ_INIT(&node->tracked);
     LIST_INIT(&node->children);
     LIST_INIT(&node->parents);
-    TAILQ_INSERT_TAIL(&graph->nodes, node, link);
+    enlist(node);
     graph_drain_update(graph);
     return node;
 }
@@ -181,7 +190,7 @@ static void co_node_dissolve(struct node *node, struct node_list *dead)
         if (child->refs > 1) {
             child->refs--;
         } else {
-            TAILQ_REMOVE(&child->graph->nodes, child, link);
+            unlist(child);
             TAILQ_INSERT_TAIL(dead, child, link);
         }
     }
@@ -223,7 +232,7 @@ void co_node_unref(struct node *node)
         node->refs--;
         return;
     }
-    TAILQ_REMOVE(&node->graph->nodes, node, link);
+    unlist(node);
     TAILQ_INSERT_TAIL(&dead, node, link);
     co_close_all(&dead);
 }
@@ -232,7 +241,7 @@ void co_node_discard(struct node *node)
 {
     struct node_list dead = TAILQ_HEAD_INITIALIZER(dead);
     assert(node->refs == 1 && !node->opened);
-    TAILQ_REMOVE(&node->graph->nodes, node, link);
+    unlist(node);
     co_node_dissolve(node, &dead);
     co_close_all(&dead);
 }

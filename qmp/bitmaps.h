@@ -1,6 +1,6 @@
 /*
  * The steps of the dirty bitmap commands, for the commands and for transaction
- * actions alike. On the graph's loop, with graph->change_lock held.
+ * actions alike. On the graph's loop, with the change lock held.
  */
 #ifndef VARVE_QMP_BITMAPS_H
 #define VARVE_QMP_BITMAPS_H

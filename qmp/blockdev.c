@@ -86,7 +86,7 @@ void co_monitor_close_nodes(void)
     struct node *node;
 
     co_exports_end();
-    co_mutex_lock(&graph->change_lock);
+    co_graph_lock(GRAPH_LOCK_CHANGE);
     /* Closing one may close others: begin anew after each, youngest first, so
      * that parents go before their children. */
     do {
@@ -99,7 +99,7 @@ void co_monitor_close_nodes(void)
             }
         }
     } while (node);
-    co_mutex_unlock(&graph->change_lock);
+    graph_unlock(GRAPH_LOCK_CHANGE);
 }
 
 static bool create_visit(const void *args, void *result, GError **error)

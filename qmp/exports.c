@@ -19,14 +19,13 @@ static const struct export_driver *const drivers[] = {
 bool co_monitor_add_export(const struct block_export_options *options,
                            GError **error)
 {
-    struct graph *graph = graph_current();
     bool ok = false;
 
     for (size_t i = 0; i < G_N_ELEMENTS(drivers); i++) {
         if (drivers[i]->type == options->type) {
-            co_mutex_lock(&graph->change_lock);
+            co_graph_lock(GRAPH_LOCK_CHANGE);
             ok = co_export_add(drivers[i], options, error);
-            co_mutex_unlock(&graph->change_lock);
+            graph_unlock(GRAPH_LOCK_CHANGE);
         }
     }
     return ok;

@@ -23,10 +23,9 @@ static void visit_run(void *opaque)
         v->ok = v->fn(v->args, v->result, v->error);
         return;
     }
-    struct graph *graph = graph_current();
-    co_mutex_lock(&graph->change_lock);
+    co_graph_lock(GRAPH_LOCK_CHANGE);
     v->ok = v->fn(v->args, v->result, v->error);
-    co_mutex_unlock(&graph->change_lock);
+    graph_unlock(GRAPH_LOCK_CHANGE);
 }
 
 static bool co_visit_graph(struct visit v)

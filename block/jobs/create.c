@@ -30,11 +30,11 @@ static int co_create_run(struct job *job)
 
     job_progress_set_remaining(job, 1);
     if (lock) {
-        co_mutex_lock(&job->graph->change_lock);
+        co_graph_lock(GRAPH_LOCK_CHANGE);
     }
     bool ok = c->driver->co_create(c->options, &error);
     if (lock) {
-        co_mutex_unlock(&job->graph->change_lock);
+        graph_unlock(GRAPH_LOCK_CHANGE);
     }
     job_progress_add(job, 1);
     if (!ok) {

@@ -6,7 +6,7 @@
  * waits for job-finalize (or it came), each prepares, and then all are kept.
  * One failure or cancel before that aborts them all.
  *
- * Whoever brings a group on holds graph->change_lock from the first look at its
+ * Whoever brings a group on holds the change lock from the first look at its
  * jobs to the last, because keeping and aborting change the graph and suspend.
  * Groups are walked from the newest job to the oldest, and this shows in the
  * order of events.
@@ -196,9 +196,7 @@ static void co_job_succeeded(struct job *job)
 
 void co_job_ended(struct job *job)
 {
-    struct co_mutex *lock = &job->graph->change_lock;
-
-    co_mutex_lock(lock);
+    co_graph_lock(GRAPH_LOCK_CHANGE);
     /* The failure of another job of the group may have settled this one. */
     if (!job->settled) {
         if (job->ret || job->cancelled) {
@@ -207,5 +205,5 @@ void co_job_ended(struct job *job)
             co_job_succeeded(job);
         }
     }
-    co_mutex_unlock(lock);
+    graph_unlock(GRAPH_LOCK_CHANGE);
 }

@@ -18,6 +18,7 @@
 #include <assert.h>
 #include <errno.h>
 #include <string.h>
+#include "aio/directory.h"
 #include "block/backend.h"
 #include "block/jobs/job_internal.h"
 #include "block/listener.h"
@@ -109,7 +110,7 @@ bool job_check_new(const char *id, int64_t speed, GError **error)
     if (!job_id_well_formed(id)) {
         return error_set(error, "Invalid job ID '%s'", id);
     }
-    if (job_find(id, NULL)) {
+    if (directory_find(DIRECTORY_JOB, id, NULL)) {
         return error_set(error, "Job ID '%s' already in use", id);
     }
     return job_check_speed(speed, error);
@@ -127,6 +128,7 @@ void *job_new(const struct job_driver *driver, size_t size,
     struct job *job = g_malloc0(size);
     job->driver = driver;
     job->graph = graph;
+    job->serial = directory_number();
     job->id = params->internal ? NULL : g_strdup(params->id);
     job->auto_finalize = !params->manual_finalize;
     job->auto_dismiss = !params->manual_dismiss;
@@ -134,6 +136,9 @@ void *job_new(const struct job_driver *driver, size_t size,
     job->refs = 1;
     job->edges = g_ptr_array_new();
     TAILQ_INSERT_HEAD(&graph->jobs, job, link);
+    if (job->id) {
+        directory_add(DIRECTORY_JOB, job->id);
+    }
     if (params->group) {
         job_group_add(params->group, job);
     } else {
@@ -172,6 +177,9 @@ void job_drop(struct job *job)
     job_group_remove(job);
     job_move(job, JOB_STATUS_NULL);
     TAILQ_REMOVE(&job->graph->jobs, job, link);
+    if (job->id) {
+        directory_remove(DIRECTORY_JOB, job->id);
+    }
     job_unref(job);
 }
 

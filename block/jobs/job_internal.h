@@ -41,9 +41,10 @@ void job_group_remove(struct job *job);
 /* co_run has returned: brings the job, and with it perhaps the group, on. */
 void co_job_ended(struct job *job);
 /* A job whose co_run has ended is cancelled: settles the whole group. The
- * caller holds change_lock. */
+ * caller holds the change lock. */
 void co_group_abort(struct job *trigger);
-/* Keeps what the jobs of the group have done. The caller holds change_lock. */
+/* Keeps what the jobs of the group have done. The caller holds the change lock.
+ */
 void co_group_finalize(struct job_group *group);
 /* Aborting (if the result is a failure) or committing, and cleaning, of one
  * job; then it is CONCLUDED or gone. */

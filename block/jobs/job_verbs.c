@@ -104,12 +104,12 @@ bool co_job_cancel(struct job *job, bool force, GError **error)
         return true;
     }
     job_ref(job);
-    co_mutex_lock(&job->graph->change_lock);
+    co_graph_lock(GRAPH_LOCK_CHANGE);
     if (!job->settled) {
         job->cancelled = true;
         co_group_abort(job);
     }
-    co_mutex_unlock(&job->graph->change_lock);
+    graph_unlock(GRAPH_LOCK_CHANGE);
     job_unref(job);
     return true;
 }
@@ -132,13 +132,13 @@ bool co_job_finalize(struct job *job, GError **error)
         return false;
     }
     job_ref(job);
-    co_mutex_lock(&job->graph->change_lock);
+    co_graph_lock(GRAPH_LOCK_CHANGE);
     /* Another one may have come first. */
     ok = job_allows(job, JOB_VERB_FINALIZE, error);
     if (ok) {
         co_group_finalize(job->group);
     }
-    co_mutex_unlock(&job->graph->change_lock);
+    graph_unlock(GRAPH_LOCK_CHANGE);
     job_unref(job);
     return ok;
 }

@@ -55,6 +55,7 @@ struct backend {
     enum block_device_io_status io_status;
     uint64_t wr_highest_offset;
     struct graph *graph;
+    uint64_t serial; /* in order of making, over all loops */
     unsigned refs;
     TAILQ_ENTRY(backend) link;
 };

@@ -3,7 +3,7 @@
  * written to.
  *
  * Starting is split in two so that several jobs and bitmap actions share one
- * instant: the caller holds graph->change_lock and a drained section over the
+ * instant: the caller holds the change lock and a drained section over the
  * sources from before the first prepare until after the last job_start() or
  * co_job_abort_created(). Prepare does all that may fail (opening and creating
  * the target, checks, freezing the bitmap, the filter); job_start() cannot

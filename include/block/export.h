@@ -30,6 +30,7 @@ struct export_driver {
 struct export
 {
     char *id;
+    uint64_t serial; /* in order of making, over all loops */
     const struct export_driver *driver;
     struct backend *backend; /* the driver's device may hold it too */
     void *state;

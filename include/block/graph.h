@@ -32,16 +32,29 @@ struct graph {
     struct export_list exports;
     struct co_queue export_waiters; /* private: an export is gone */
     struct co_queue drain_waiters;  /* private */
-    unsigned drain_sections;     /* private: open ones, of nodes and of all */
-    unsigned drain_all;          /* private: open ones of the whole graph */
-    struct co_mutex change_lock; /* one graph-changing command at a time */
-    uint64_t next_node_number;   /* private: for generated names */
+    unsigned drain_sections; /* private: open ones, of nodes and of all */
+    unsigned drain_all;      /* private: open ones of the whole graph */
     int64_t last_ns; /* private: when a request last ended in this round */
     uint64_t visit;  /* private: number of the last graph walk */
 };
 
 /* The graph of the current loop; made at first use. */
 struct graph *graph_current(void);
+
+/* What holds over all loops. Who takes several does so in this order; none is
+ * taken on the way of a request. */
+enum graph_lock {
+    /* The loops with graphs stay, and whether the guest runs. */
+    GRAPH_LOCK_LOOPS,
+    /* One graph-changing command at a time: nodes come, go, and move from loop
+     * to loop only with it. */
+    GRAPH_LOCK_CHANGE,
+    /* Nothing is on its way from loop to loop. Held for short times. */
+    GRAPH_LOCK_PLACES,
+};
+/* Suspends while it is taken. */
+void co_graph_lock(enum graph_lock which);
+void graph_unlock(enum graph_lock which);
 
 /* ---- edges ---- */
 

@@ -7,7 +7,7 @@
  * exists from job_new() until it is dismissed; a reference keeps the memory,
  * not the job.
  *
- * All functions run on the graph's loop. The verbs take graph->change_lock
+ * All functions run on the graph's loop. The verbs take the change lock
  * themselves where they change the graph, so their callers must not hold it;
  * whoever prepares, starts or aborts a new job holds it.
  */
@@ -67,7 +67,8 @@ struct job_driver {
 struct job {
     const struct job_driver *driver;
     struct graph *graph;
-    char *id; /* NULL: internal, never announced */
+    char *id;        /* NULL: internal, never announced */
+    uint64_t serial; /* in order of making, over all loops */
     enum job_status status;
     bool auto_finalize, auto_dismiss;
 

@@ -56,6 +56,7 @@ struct node {
     unsigned drain_sections; /* private: open ones of this very node */
     unsigned drain_due;      /* private: what drained is to become */
     uint64_t visited;        /* private: the last graph walk that came by */
+    uint64_t serial;         /* in order of making, over all loops */
     bool opened;             /* private: co_open has succeeded */
     struct node *opened_for; /* private: who opens this node as a child now */
     struct node *ready_file; /* private: what probing opened as "file" */

@@ -75,12 +75,12 @@ void monitor_event(enum qapi_event event, const void *data);
 void monitors_set_quit(void (*quit)(void *opaque), void *opaque);
 
 /* What blockdev-add does: opens a node that the monitor owns. The options must
- * name it. On the graph's loop, with its change_lock or before anybody else is
+ * name it. On the graph's loop, with the change lock or before anybody else is
  * there; suspends. */
 bool co_monitor_add_node(const struct blockdev_options *options,
                          GError **error);
 /* What block-export-add does: first, on the main thread, whether its I/O thread
- * will do, and then the export, on the graph's loop; takes its change_lock and
+ * will do, and then the export, on the graph's loop; takes the change lock and
  * suspends. */
 bool monitor_check_export(const struct block_export_options *options,
                           GError **error);

@@ -14,7 +14,7 @@
 /* args and result as the caller gave them; false and *error on failure. */
 typedef bool qmp_visit_fn(const void *args, void *result, GError **error);
 
-/* Holds graph->change_lock: for what changes the graph. Returns what fn does.
+/* Holds the change lock: for what changes the graph. Returns what fn does.
  */
 bool co_visit_change(qmp_visit_fn *fn, const void *args, void *result,
                      GError **error);

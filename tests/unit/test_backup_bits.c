@@ -199,10 +199,9 @@ static void co_grouped_disks(void *opaque)
         noise_start(&noise[i], d[i].backend, 2, seed + (unsigned)i);
     }
     for (int round = 0; round < 40; round++) {
-        struct co_mutex *lock = &graph_current()->change_lock;
         struct job_group *group = job_group_new();
         struct job *jobs[2];
-        co_mutex_lock(lock);
+        co_graph_lock(GRAPH_LOCK_CHANGE);
         co_drain_all_begin();
         for (int i = 0; i < 2; i++) {
             struct backup_params p = params_of(&d[i]);
@@ -221,7 +220,7 @@ static void co_grouped_disks(void *opaque)
             abort ? co_job_abort_created(jobs[i]) : job_start(jobs[i]);
         }
         co_drain_all_end();
-        co_mutex_unlock(lock);
+        graph_unlock(GRAPH_LOCK_CHANGE);
         int ret[2] = {co_until_ended(jobs[0]), co_until_ended(jobs[1])};
         assert_int_equal(!ret[0], !ret[1]);
         for (int i = 0; i < 2; i++) {

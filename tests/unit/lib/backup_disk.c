@@ -59,9 +59,7 @@ struct backup_params params_of(const struct disk *d)
 struct job *co_start_backup(struct disk *d, const struct backup_params *p,
                             GError **error)
 {
-    struct co_mutex *lock = &graph_current()->change_lock;
-
-    co_mutex_lock(lock);
+    co_graph_lock(GRAPH_LOCK_CHANGE);
     co_drain_begin(d->source);
     struct job *job = co_backup_prepare(p, NULL, error);
     if (job) {
@@ -72,7 +70,7 @@ struct job *co_start_backup(struct disk *d, const struct backup_params *p,
         job_start(job);
     }
     co_drain_end(d->source);
-    co_mutex_unlock(lock);
+    graph_unlock(GRAPH_LOCK_CHANGE);
     return job;
 }
 
