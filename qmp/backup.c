@@ -44,7 +44,9 @@ static bool drive_backup_visit(const void *opaque, void *result, GError **error)
 
 bool qmp_drive_backup(const struct drive_backup *args, GError **errp)
 {
-    return co_visit_change(drive_backup_visit, args, NULL, errp);
+    const struct place place = {.device = args->device, .node = args->device};
+
+    return co_visit_change(&place, drive_backup_visit, args, NULL, errp);
 }
 
 static bool blockdev_backup_visit(const void *opaque, void *result,
@@ -66,5 +68,7 @@ static bool blockdev_backup_visit(const void *opaque, void *result,
 
 bool qmp_blockdev_backup(const struct blockdev_backup *args, GError **errp)
 {
-    return co_visit_change(blockdev_backup_visit, args, NULL, errp);
+    const struct place place = {.device = args->device, .node = args->device};
+
+    return co_visit_change(&place, blockdev_backup_visit, args, NULL, errp);
 }

@@ -52,7 +52,8 @@ struct dirty_bitmap_regions *qmp_x_query_dirty_bitmap_regions(
         return NULL;
     }
     qapi_auto(dirty_bitmap_regions) r = g_new0(struct dirty_bitmap_regions, 1);
-    if (!co_visit(visit_regions, args, r, errp)) {
+    const struct place place = {.device = args->node, .node = args->node};
+    if (!co_visit(&place, visit_regions, args, r, errp)) {
         return NULL;
     }
     return g_steal_pointer(&r);

@@ -114,7 +114,9 @@ static bool add_visit(const void *args, void *result, GError **error)
 bool qmp_block_dirty_bitmap_add(const struct block_dirty_bitmap_add *args,
                                 GError **errp)
 {
-    return co_visit_change(add_visit, args, NULL, errp);
+    const struct place place = {.device = args->node, .node = args->node};
+
+    return co_visit_change(&place, add_visit, args, NULL, errp);
 }
 
 static bool remove_visit(const void *args, void *result, GError **error)
@@ -127,7 +129,9 @@ static bool remove_visit(const void *args, void *result, GError **error)
 bool qmp_block_dirty_bitmap_remove(const struct block_dirty_bitmap *args,
                                    GError **errp)
 {
-    return co_visit_change(remove_visit, args, NULL, errp);
+    const struct place place = {.device = args->node, .node = args->node};
+
+    return co_visit_change(&place, remove_visit, args, NULL, errp);
 }
 
 static bool clear_visit(const void *args, void *result, GError **error)
@@ -143,7 +147,9 @@ static bool clear_visit(const void *args, void *result, GError **error)
 bool qmp_block_dirty_bitmap_clear(const struct block_dirty_bitmap *args,
                                   GError **errp)
 {
-    return co_visit_change(clear_visit, args, NULL, errp);
+    const struct place place = {.device = args->node, .node = args->node};
+
+    return co_visit_change(&place, clear_visit, args, NULL, errp);
 }
 
 static bool enable_visit(const void *args, void *result, GError **error)
@@ -159,7 +165,9 @@ static bool enable_visit(const void *args, void *result, GError **error)
 bool qmp_block_dirty_bitmap_enable(const struct block_dirty_bitmap *args,
                                    GError **errp)
 {
-    return co_visit_change(enable_visit, args, NULL, errp);
+    const struct place place = {.device = args->node, .node = args->node};
+
+    return co_visit_change(&place, enable_visit, args, NULL, errp);
 }
 
 static bool disable_visit(const void *args, void *result, GError **error)
@@ -175,7 +183,9 @@ static bool disable_visit(const void *args, void *result, GError **error)
 bool qmp_block_dirty_bitmap_disable(const struct block_dirty_bitmap *args,
                                     GError **errp)
 {
-    return co_visit_change(disable_visit, args, NULL, errp);
+    const struct place place = {.device = args->node, .node = args->node};
+
+    return co_visit_change(&place, disable_visit, args, NULL, errp);
 }
 
 static bool merge_visit(const void *args, void *result, GError **error)
@@ -186,7 +196,9 @@ static bool merge_visit(const void *args, void *result, GError **error)
 bool qmp_block_dirty_bitmap_merge(const struct block_dirty_bitmap_merge *args,
                                   GError **errp)
 {
-    return co_visit_change(merge_visit, args, NULL, errp);
+    const struct place place = {.device = args->node, .node = args->node};
+
+    return co_visit_change(&place, merge_visit, args, NULL, errp);
 }
 
 static bool sha256_visit(const void *opaque, void *result, GError **error)
@@ -202,9 +214,11 @@ static bool sha256_visit(const void *opaque, void *result, GError **error)
 struct block_dirty_bitmap_sha256 *qmp_x_debug_block_dirty_bitmap_sha256(
     const struct block_dirty_bitmap *args, GError **errp)
 {
+    const struct place place = {.device = args->node, .node = args->node};
     qapi_auto(block_dirty_bitmap_sha256) out =
         g_new0(struct block_dirty_bitmap_sha256, 1);
 
-    return co_visit(sha256_visit, args, out, errp) ? g_steal_pointer(&out)
-                                                   : NULL;
+    return co_visit(&place, sha256_visit, args, out, errp)
+               ? g_steal_pointer(&out)
+               : NULL;
 }

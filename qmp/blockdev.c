@@ -3,7 +3,6 @@
  */
 #include "block/backend.h"
 #include "block/create_job.h"
-#include "block/export.h"
 #include "block/graph.h"
 #include "block/job.h"
 #include "block/request.h"
@@ -34,7 +33,7 @@ static bool add_visit(const void *args, void *result, GError **error)
 
 bool qmp_blockdev_add(const struct blockdev_options *args, GError **errp)
 {
-    return co_visit_change(add_visit, args, NULL, errp);
+    return co_visit_change(NULL, add_visit, args, NULL, errp);
 }
 
 static bool used_by_backend(const struct node *node)
@@ -77,7 +76,9 @@ static bool del_visit(const void *args, void *result, GError **error)
 
 bool qmp_blockdev_del(const struct blockdev_del_args *args, GError **errp)
 {
-    return co_visit_change(del_visit, args, NULL, errp);
+    const struct place place = {.node = args->node_name};
+
+    return co_visit_change(&place, del_visit, args, NULL, errp);
 }
 
 void co_monitor_close_nodes(void)
@@ -85,7 +86,6 @@ void co_monitor_close_nodes(void)
     struct graph *graph = graph_current();
     struct node *node;
 
-    co_exports_end();
     co_graph_lock(GRAPH_LOCK_CHANGE);
     /* Closing one may close others: begin anew after each, youngest first, so
      * that parents go before their children. */
@@ -115,7 +115,7 @@ static bool create_visit(const void *args, void *result, GError **error)
 
 bool qmp_blockdev_create(const struct blockdev_create_args *args, GError **errp)
 {
-    return co_visit_change(create_visit, args, NULL, errp);
+    return co_visit_change(NULL, create_visit, args, NULL, errp);
 }
 
 static bool resize_visit(const void *args, void *result, GError **error)
@@ -153,7 +153,12 @@ static bool resize_visit(const void *args, void *result, GError **error)
 
 bool qmp_block_resize(const struct block_resize_args *args, GError **errp)
 {
-    return co_visit_change(resize_visit, args, NULL, errp);
+    const struct place place = {
+        .device = args->device,
+        .node = args->node_name,
+    };
+
+    return co_visit_change(&place, resize_visit, args, NULL, errp);
 }
 
 static bool threshold_visit(const void *args, void *result, GError **error)
@@ -175,5 +180,10 @@ static bool threshold_visit(const void *args, void *result, GError **error)
 bool qmp_block_set_write_threshold(
     const struct block_set_write_threshold_args *args, GError **errp)
 {
-    return co_visit(threshold_visit, args, NULL, errp);
+    const struct place place = {
+        .device = args->node_name,
+        .node = args->node_name,
+    };
+
+    return co_visit(&place, threshold_visit, args, NULL, errp);
 }

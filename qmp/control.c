@@ -95,7 +95,7 @@ struct status_info *qmp_query_status(GError **errp)
 {
     struct status_info *info = g_new0(struct status_info, 1);
 
-    co_visit(status_visit, NULL, info, errp);
+    co_visit(NULL, status_visit, NULL, info, errp);
     return info;
 }
 
@@ -107,7 +107,7 @@ static bool stop_visit(const void *args, void *result, GError **error)
 
 bool qmp_stop(GError **errp)
 {
-    return co_visit(stop_visit, NULL, NULL, errp);
+    return co_visit(NULL, stop_visit, NULL, NULL, errp);
 }
 
 static bool cont_visit(const void *args, void *result, GError **error)
@@ -118,5 +118,5 @@ static bool cont_visit(const void *args, void *result, GError **error)
 
 bool qmp_cont(GError **errp)
 {
-    return co_visit(cont_visit, NULL, NULL, errp);
+    return co_visit(NULL, cont_visit, NULL, NULL, errp);
 }

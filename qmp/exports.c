@@ -55,7 +55,7 @@ bool qmp_block_export_add(const struct block_export_options *args,
                           GError **errp)
 {
     return monitor_check_export(args, errp) &&
-           co_visit(add_visit, args, NULL, errp);
+           co_visit(NULL, add_visit, args, NULL, errp);
 }
 
 static bool del_visit(const void *args, void *result, GError **error)
@@ -71,12 +71,13 @@ static bool del_visit(const void *args, void *result, GError **error)
 bool qmp_block_export_del(const struct block_export_del_args *args,
                           GError **errp)
 {
-    return co_visit(del_visit, args, NULL, errp);
+    const struct place place = {.export = args->id};
+
+    return co_visit(&place, del_visit, args, NULL, errp);
 }
 
 static bool query_visit(const void *args, void *result, GError **error)
 {
-    struct block_export_info_list *list = result;
     struct export *e;
 
     TAILQ_FOREACH (e, &graph_current()->exports, link) {
@@ -88,7 +89,8 @@ static bool query_visit(const void *args, void *result, GError **error)
             .node_name = g_strdup(e->backend->node->name),
             .shutting_down = e->shutting_down,
         };
-        qapi_list_append(list, info);
+        gather((struct gathered *)result, struct block_export_info_list, info,
+               e->serial);
     }
     return true;
 }
@@ -98,6 +100,6 @@ struct block_export_info_list *qmp_query_block_exports(GError **errp)
     struct block_export_info_list *list =
         g_new0(struct block_export_info_list, 1);
 
-    co_visit(query_visit, NULL, list, errp);
+    co_visit_gather(query_visit, NULL, list, VISIT_YOUNGEST_FIRST, errp);
     return list;
 }

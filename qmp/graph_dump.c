@@ -71,42 +71,42 @@ static void dump_edge(struct dump *d, const void *parent,
 static bool graph_visit(const void *args, void *result, GError **error)
 {
     struct graph *graph = graph_current();
-    struct dump d = {
-        .out = result,
-        .ids = g_hash_table_new(NULL, NULL),
-    };
+    struct dump *d = result;
     struct backend *b;
     struct job *job;
     struct node *node;
 
     TAILQ_FOREACH (b, &graph->backends, link) {
-        dump_vertex(&d, b, X_DBG_BLOCK_GRAPH_NODE_TYPE_BLOCK_BACKEND, b->name);
+        dump_vertex(d, b, X_DBG_BLOCK_GRAPH_NODE_TYPE_BLOCK_BACKEND, b->name);
         if (b->root) {
-            dump_edge(&d, b, b->root);
+            dump_edge(d, b, b->root);
         }
     }
     TAILQ_FOREACH (job, &graph->jobs, link) {
-        dump_vertex(&d, job, X_DBG_BLOCK_GRAPH_NODE_TYPE_BLOCK_JOB, job->id);
+        dump_vertex(d, job, X_DBG_BLOCK_GRAPH_NODE_TYPE_BLOCK_JOB, job->id);
         for (guint i = 0; i < job->edges->len; i++) {
-            dump_edge(&d, job, job->edges->pdata[i]);
+            dump_edge(d, job, job->edges->pdata[i]);
         }
     }
     TAILQ_FOREACH (node, &graph->nodes, link) {
         const struct edge *edge;
-        dump_vertex(&d, node, X_DBG_BLOCK_GRAPH_NODE_TYPE_BLOCK_DRIVER,
+        dump_vertex(d, node, X_DBG_BLOCK_GRAPH_NODE_TYPE_BLOCK_DRIVER,
                     node->name);
         LIST_FOREACH (edge, &node->children, in_children) {
-            dump_edge(&d, node, edge);
+            dump_edge(d, node, edge);
         }
     }
-    g_hash_table_unref(d.ids);
     return true;
 }
 
 struct x_dbg_block_graph *qmp_x_debug_query_block_graph(GError **errp)
 {
-    struct x_dbg_block_graph *graph = g_new0(struct x_dbg_block_graph, 1);
+    struct dump d = {
+        .out = g_new0(struct x_dbg_block_graph, 1),
+        .ids = g_hash_table_new(NULL, NULL),
+    };
 
-    co_visit(graph_visit, NULL, graph, errp);
-    return graph;
+    co_visit_all(graph_visit, NULL, &d, 0, errp);
+    g_hash_table_unref(d.ids);
+    return d.out;
 }

@@ -1,7 +1,7 @@
 /*
  * Commands of the in-process guest (qapi/guest.json).
  *
- * The guest lives on its device's loop, which is the graph's. A request may
+ * The guest lives on its device's loop. A request may
  * wait long for storage, so none of these holds the graph's change lock.
  */
 #include "hw/guest.h"
@@ -51,8 +51,9 @@ struct guest_request_result *qmp_x_guest_request(
     const struct x_guest_request_args *args, GError **errp)
 {
     struct guest_result result;
+    const struct place place = {.device = args->device};
 
-    if (!co_visit(co_request, args, &result, errp)) {
+    if (!co_visit(&place, co_request, args, &result, errp)) {
         return NULL;
     }
     struct guest_request_result *answer =
@@ -99,7 +100,9 @@ static bool co_start_workload(const void *data, void *out, GError **error)
 bool qmp_x_guest_workload_start(const struct x_guest_workload_start_args *args,
                                 GError **errp)
 {
-    return co_visit(co_start_workload, args, NULL, errp);
+    const struct place place = {.device = args->device};
+
+    return co_visit(&place, co_start_workload, args, NULL, errp);
 }
 
 static bool co_stop_workload(const void *device, void *out, GError **error)
@@ -128,9 +131,10 @@ static bool co_query_workload(const void *device, void *out, GError **error)
 static struct guest_workload_info *co_info(qmp_visit_fn *fn, const char *device,
                                            GError **errp)
 {
+    const struct place place = {.device = device};
     struct guest_workload_stats s;
 
-    if (!co_visit(fn, device, &s, errp)) {
+    if (!co_visit(&place, fn, device, &s, errp)) {
         return NULL;
     }
     struct guest_workload_info *info = g_new0(struct guest_workload_info, 1);
@@ -186,7 +190,9 @@ static bool co_inject(const void *data, void *out, GError **error)
 bool qmp_x_guest_inject_malformed(
     const struct x_guest_inject_malformed_args *args, GError **errp)
 {
-    return co_visit(co_inject, args, NULL, errp);
+    const struct place place = {.device = args->device};
+
+    return co_visit(&place, co_inject, args, NULL, errp);
 }
 
 static bool co_reset(const void *device, void *out, GError **error)
@@ -198,5 +204,7 @@ static bool co_reset(const void *device, void *out, GError **error)
 
 bool qmp_x_guest_reset(const struct x_guest_reset_args *args, GError **errp)
 {
-    return co_visit(co_reset, args->device, NULL, errp);
+    const struct place place = {.device = args->device};
+
+    return co_visit(&place, co_reset, args->device, NULL, errp);
 }

@@ -4,7 +4,7 @@
  *
  * What the line prints is the answer, up to a limit, because "read -v" prints
  * several times what it reads. The command's permissions are the backend's only
- * while it runs. On the graph's loop but for the handler.
+ * while it runs, which is on the backend's loop.
  */
 #include <stdio.h>
 #include <string.h>
@@ -93,7 +93,29 @@ static void co_run_io(struct backend *b, const char *line, FILE *out)
     }
 }
 
-static bool co_qemu_io(char *const *word, int n, FILE *out, GError **error)
+struct io_line {
+    const char *device; /* as typed */
+    bool is_device;     /* -d: its id, no backend's or node's name */
+    const char *command;
+    FILE *out;
+};
+
+static bool co_qemu_io(const void *args, void *result, GError **error)
+{
+    const struct io_line *line = args;
+    struct backend *b = co_find(line->device, line->is_device, error);
+
+    if (!b) {
+        return false;
+    }
+    co_run_io(b, line->command, line->out);
+    co_backend_unref(b);
+    return true;
+}
+
+/* ---- the monitor ---- */
+
+static bool co_do_qemu_io(char *const *word, int n, FILE *out, GError **error)
 {
     bool is_device = n > 1 && !strcmp(word[1], "-d");
     int first = is_device ? 2 : 1;
@@ -105,42 +127,34 @@ static bool co_qemu_io(char *const *word, int n, FILE *out, GError **error)
                                  : "extraneous characters at the end of line");
         return true;
     }
-    struct backend *b = co_find(word[first], is_device, error);
-    if (!b) {
-        return false;
-    }
-    co_run_io(b, word[first + 1], out);
-    co_backend_unref(b);
-    return true;
+    const struct io_line line = {
+        .device = word[first],
+        .is_device = is_device,
+        .command = word[first + 1],
+        .out = out,
+    };
+    const struct place place = {
+        .device = word[first],
+        .node = is_device ? NULL : word[first],
+    };
+    return co_visit_change(&place, co_qemu_io, &line, NULL, error);
 }
 
-/* ---- the monitor ---- */
-
-static bool co_line(const void *args, void *result, GError **error)
+static void co_line(const char *text, FILE *out)
 {
     g_auto(GStrv) word = NULL;
-    GError *why = NULL;
+    g_autoptr(GError) why = NULL;
     int n = 0;
-    FILE *out = result;
 
-    if (!g_shell_parse_argv(args, &n, &word, &why)) {
-        bool empty =
-            g_error_matches(why, G_SHELL_ERROR, G_SHELL_ERROR_EMPTY_STRING);
-        if (!empty) {
+    if (!g_shell_parse_argv(text, &n, &word, &why)) {
+        if (!g_error_matches(why, G_SHELL_ERROR, G_SHELL_ERROR_EMPTY_STRING)) {
             fprintf(out, "Error: %s\r\n", why->message);
         }
-        g_error_free(why);
-        return true;
-    }
-    if (strcmp(word[0], "qemu-io")) {
+    } else if (strcmp(word[0], "qemu-io")) {
         fprintf(out, "unknown command: '%s'\r\n", word[0]);
-        return true;
-    }
-    if (!co_qemu_io(word, n, out, &why)) {
+    } else if (!co_do_qemu_io(word, n, out, &why)) {
         fprintf(out, "Error: %s\r\n", why->message);
-        g_error_free(why);
     }
-    return true;
 }
 
 char *qmp_human_monitor_command(const struct human_monitor_command_args *args,
@@ -149,7 +163,7 @@ char *qmp_human_monitor_command(const struct human_monitor_command_args *args,
     g_autoptr(GString) answer = g_string_new(NULL);
     FILE *out = answer_open(answer);
 
-    co_visit_change(co_line, args->command_line, out, errp);
+    co_line(args->command_line, out);
     fclose(out);
     return g_utf8_make_valid(answer->str, (gssize)answer->len);
 }

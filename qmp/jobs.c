@@ -2,6 +2,7 @@
  * Commands on jobs: jobs.json. The verbs of a job are in block/jobs; each takes
  * the change lock itself where it needs it.
  */
+#include "block/graph.h"
 #include "block/job.h"
 #include "qmp/commands.h"
 #include "qmp/visit.h"
@@ -32,7 +33,9 @@ static bool co_job_do(const char *id, co_verb_fn *co_verb, GError **error)
 {
     struct verb_call call = {.id = id, .find = job_find, .co_verb = co_verb};
 
-    return co_visit(verb_visit, &call, NULL, error);
+    const struct place place = {.job = id};
+
+    return co_visit(&place, verb_visit, &call, NULL, error);
 }
 
 static bool co_block_job_do(const char *id, co_verb_fn *co_verb, GError **error)
@@ -43,7 +46,9 @@ static bool co_block_job_do(const char *id, co_verb_fn *co_verb, GError **error)
         .co_verb = co_verb,
     };
 
-    return co_visit(verb_visit, &call, NULL, error);
+    const struct place place = {.job = id};
+
+    return co_visit(&place, verb_visit, &call, NULL, error);
 }
 
 static bool co_cancel_forced(struct job *job, GError **error)
@@ -141,35 +146,51 @@ static bool set_speed_visit(const void *opaque, void *result, GError **error)
 bool qmp_block_job_set_speed(const struct block_job_set_speed_args *args,
                              GError **errp)
 {
-    return co_visit(set_speed_visit, args, NULL, errp);
+    const struct place place = {.job = args->device};
+
+    return co_visit(&place, set_speed_visit, args, NULL, errp);
 }
 
 /* ---- queries ---- */
 
 static bool jobs_visit(const void *args, void *result, GError **error)
 {
-    *(struct job_info_list **)result = jobs_query();
+    struct job *job;
+
+    TAILQ_FOREACH (job, &graph_current()->jobs, link) {
+        if (job->id) {
+            gather((struct gathered *)result, struct job_info_list,
+                   job_query(job), job->serial);
+        }
+    }
     return true;
 }
 
 struct job_info_list *qmp_query_jobs(GError **errp)
 {
-    struct job_info_list *list = NULL;
+    struct job_info_list *list = g_new0(struct job_info_list, 1);
 
-    co_visit(jobs_visit, NULL, &list, errp);
+    co_visit_gather(jobs_visit, NULL, list, VISIT_YOUNGEST_FIRST, errp);
     return list;
 }
 
 static bool block_jobs_visit(const void *args, void *result, GError **error)
 {
-    *(struct block_job_info_list **)result = block_jobs_query();
+    struct job *job;
+
+    TAILQ_FOREACH (job, &graph_current()->jobs, link) {
+        if (job->id && job->driver->is_block_job) {
+            gather((struct gathered *)result, struct block_job_info_list,
+                   block_job_query(job), job->serial);
+        }
+    }
     return true;
 }
 
 struct block_job_info_list *qmp_query_block_jobs(GError **errp)
 {
-    struct block_job_info_list *list = NULL;
+    struct block_job_info_list *list = g_new0(struct block_job_info_list, 1);
 
-    co_visit(block_jobs_visit, NULL, &list, errp);
+    co_visit_gather(block_jobs_visit, NULL, list, VISIT_YOUNGEST_FIRST, errp);
     return list;
 }

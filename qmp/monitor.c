@@ -15,6 +15,7 @@
 
 #include "aio/loop.h"
 #include "aio/mailbox.h"
+#include "block/place.h"
 #include "channel.h"
 #include "framer.h"
 #include "json_print.h"
@@ -42,7 +43,7 @@ struct monitor {
 };
 
 static struct {
-    struct loop *main_loop, *graph_loop;
+    struct loop *main_loop;
     TAILQ_HEAD(, monitor) list;
     void (*quit)(void *opaque);
     void *quit_opaque;
@@ -52,11 +53,6 @@ static struct {
 struct loop *monitors_main_loop(void)
 {
     return monitors.main_loop;
-}
-
-struct loop *monitors_graph_loop(void)
-{
-    return monitors.graph_loop;
 }
 
 void monitors_set_quit(void (*quit)(void *opaque), void *opaque)
@@ -340,7 +336,7 @@ static void leave_graph(void *opaque)
 void monitors_begin(struct loop *main_loop, struct loop *graph_loop)
 {
     monitors.main_loop = main_loop;
-    monitors.graph_loop = graph_loop;
+    graph_set_home(graph_loop);
     monitors.stopped = false;
     loop_call_blocking(graph_loop, listen_to_graph, NULL);
 }
@@ -363,7 +359,7 @@ void monitors_end(void)
 {
     struct monitor *m;
 
-    loop_call_blocking(monitors.graph_loop, leave_graph, NULL);
+    loop_call_blocking(graph_home(), leave_graph, NULL);
     /* Mail of the last events has arrived by now; it lies in the inbox. */
     loop_pass(monitors.main_loop, false);
     while ((m = TAILQ_FIRST(&monitors.list))) {
@@ -377,4 +373,5 @@ void monitors_end(void)
         g_free(m);
     }
     objects_end();
+    graph_set_home(NULL);
 }

@@ -37,7 +37,6 @@ static struct block_info *co_backend_info(struct backend *b, GError **error)
 
 static bool block_visit(const void *args, void *result, GError **error)
 {
-    struct block_info_list *list = result;
     struct backend *b;
 
     TAILQ_FOREACH (b, &graph_current()->backends, link) {
@@ -48,7 +47,8 @@ static bool block_visit(const void *args, void *result, GError **error)
         if (!info) {
             return false;
         }
-        qapi_list_append(list, info);
+        gather((struct gathered *)result, struct block_info_list, info,
+               b->serial);
     }
     return true;
 }
@@ -58,7 +58,7 @@ struct block_info_list *qmp_query_block(GError **errp)
     qapi_auto(block_info_list) list = g_new0(struct block_info_list, 1);
 
     /* The lock keeps backends and nodes from going while the query waits. */
-    return co_visit_change(block_visit, NULL, list, errp)
+    return co_visit_gather(block_visit, NULL, list, VISIT_LOCKED, errp)
                ? g_steal_pointer(&list)
                : NULL;
 }
@@ -68,12 +68,10 @@ struct block_info_list *qmp_query_block(GError **errp)
 static bool nodes_visit(const void *opaque, void *result, GError **error)
 {
     const struct query_named_block_nodes_args *args = opaque;
-    struct block_device_info_list *list = result;
+    struct gathered *all = result;
     struct node *node;
 
-    /* Youngest first, as clients know it. */
-    TAILQ_FOREACH_REVERSE(node, &graph_current()->nodes, node_list, link)
-    {
+    TAILQ_FOREACH (node, &graph_current()->nodes, link) {
         if (!node->opened) {
             continue;
         }
@@ -82,7 +80,7 @@ static bool nodes_visit(const void *opaque, void *result, GError **error)
         if (!info) {
             return false;
         }
-        qapi_list_append(list, info);
+        gather(all, struct block_device_info_list, info, node->serial);
     }
     return true;
 }
@@ -93,7 +91,9 @@ struct block_device_info_list *qmp_query_named_block_nodes(
     qapi_auto(block_device_info_list) list =
         g_new0(struct block_device_info_list, 1);
 
-    return co_visit_change(nodes_visit, args, list, errp)
+    /* Youngest first, as clients know it. */
+    return co_visit_gather(nodes_visit, args, list,
+                           VISIT_LOCKED | VISIT_YOUNGEST_FIRST, errp)
                ? g_steal_pointer(&list)
                : NULL;
 }
@@ -154,19 +154,19 @@ static struct block_stats *node_stats(const struct node *node, bool chain)
     return s;
 }
 
-static void stats_of_nodes(struct block_stats_list *list)
+static void stats_of_nodes(struct gathered *all)
 {
     struct node *node;
 
     TAILQ_FOREACH (node, &graph_current()->nodes, link) {
         if (node->opened) {
             struct block_stats *s = node_stats(node, false);
-            qapi_list_append(list, s);
+            gather(all, struct block_stats_list, s, node->serial);
         }
     }
 }
 
-static void stats_of_backends(struct block_stats_list *list)
+static void stats_of_backends(struct gathered *all)
 {
     struct backend *b;
 
@@ -182,7 +182,7 @@ static void stats_of_backends(struct block_stats_list *list)
         s->stats = backend_stats(b);
         s->device = g_strdup(b->name ? b->name : "");
         s->qdev = g_strdup(b->device_id);
-        qapi_list_append(list, s);
+        gather(all, struct block_stats_list, s, b->serial);
     }
 }
 
@@ -203,6 +203,6 @@ struct block_stats_list *qmp_query_blockstats(
 {
     struct block_stats_list *list = g_new0(struct block_stats_list, 1);
 
-    co_visit(stats_visit, args, list, errp);
+    co_visit_gather(stats_visit, args, list, 0, errp);
     return list;
 }

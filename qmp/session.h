@@ -21,7 +21,6 @@ void monitors_broadcast(struct json_object *message);
 void monitors_quit(void);
 
 struct loop *monitors_main_loop(void);
-struct loop *monitors_graph_loop(void);
 
 /* Events of the block layer and of the machine (qmp/events.c); on the graph's
  * loop. */

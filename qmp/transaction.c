@@ -113,5 +113,5 @@ static bool transaction_visit(const void *opaque, void *result, GError **error)
 
 bool qmp_transaction(const struct transaction_args *args, GError **errp)
 {
-    return co_visit_change(transaction_visit, args, NULL, errp);
+    return co_visit_change(NULL, transaction_visit, args, NULL, errp);
 }

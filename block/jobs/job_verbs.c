@@ -179,40 +179,20 @@ void co_jobs_cancel_all(void)
 
 /* ---- queries ------------------------------------------------------------- */
 
-static unsigned count_jobs(bool block_jobs_only)
+struct job_info *job_query(const struct job *job)
 {
-    const struct job *job;
-    unsigned n = 0;
+    struct job_info *info = g_new0(struct job_info, 1);
 
-    TAILQ_FOREACH (job, &graph_current()->jobs, link) {
-        n += job->id && (job->driver->is_block_job || !block_jobs_only);
-    }
-    return n;
+    info->id = g_strdup(job->id);
+    info->type = job->driver->type;
+    info->status = job->status;
+    info->current_progress = job->progress_current;
+    info->total_progress = job->progress_total;
+    info->error = g_strdup(job->error);
+    return info;
 }
 
-struct job_info_list *jobs_query(void)
-{
-    struct job_info_list *list = g_new0(struct job_info_list, 1);
-    const struct job *job;
-
-    list->items = g_new0(struct job_info *, count_jobs(false));
-    TAILQ_FOREACH (job, &graph_current()->jobs, link) {
-        if (!job->id) {
-            continue;
-        }
-        struct job_info *info = g_new0(struct job_info, 1);
-        info->id = g_strdup(job->id);
-        info->type = job->driver->type;
-        info->status = job->status;
-        info->current_progress = job->progress_current;
-        info->total_progress = job->progress_total;
-        info->error = g_strdup(job->error);
-        list->items[list->n++] = info;
-    }
-    return list;
-}
-
-static struct block_job_info *query_block_job(const struct job *job)
+struct block_job_info *block_job_query(const struct job *job)
 {
     struct block_job_info *info = g_new0(struct block_job_info, 1);
 
@@ -231,18 +211,4 @@ static struct block_job_info *query_block_job(const struct job *job)
     info->auto_dismiss = job->auto_dismiss;
     info->error = g_strdup(job->error);
     return info;
-}
-
-struct block_job_info_list *block_jobs_query(void)
-{
-    struct block_job_info_list *list = g_new0(struct block_job_info_list, 1);
-    const struct job *job;
-
-    list->items = g_new0(struct block_job_info *, count_jobs(true));
-    TAILQ_FOREACH (job, &graph_current()->jobs, link) {
-        if (job->id && job->driver->is_block_job) {
-            list->items[list->n++] = query_block_job(job);
-        }
-    }
-    return list;
 }

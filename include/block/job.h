@@ -174,9 +174,9 @@ void co_jobs_cancel_all(void);
  * holds a reference. */
 int co_job_wait(struct job *job);
 
-/* query-jobs and query-block-jobs; the caller frees. */
-struct job_info_list *jobs_query(void);
-struct block_job_info_list *block_jobs_query(void);
+/* As query-jobs and query-block-jobs tell of it; the caller frees. */
+struct job_info *job_query(const struct job *job);
+struct block_job_info *block_job_query(const struct job *job);
 
 /* Well-formed: starts with a letter; letters, digits, '-', '.', '_'. */
 bool job_id_well_formed(const char *id);

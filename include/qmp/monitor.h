@@ -86,9 +86,8 @@ bool monitor_check_export(const struct block_export_options *options,
                           GError **error);
 bool co_monitor_add_export(const struct block_export_options *options,
                            GError **error);
-/* Ends all exports, and lets go of all nodes that blockdev-add made: the end of
- * the program, when devices and jobs are gone. On the graph's loop; suspends.
- */
+/* Lets go of all nodes of the current loop that blockdev-add made: the end of
+ * the program, when exports, devices and jobs are gone. Suspends. */
 void co_monitor_close_nodes(void);
 
 #endif

@@ -316,10 +316,13 @@ enum option_result apply_drive(struct daemon *d, const char *value,
 
 void co_drives_close(struct daemon *d)
 {
-    for (guint i = 0; i < d->drives->len; i++) {
-        co_backend_unref(d->drives->pdata[i]);
+    for (guint i = d->drives->len; i-- > 0;) {
+        struct backend *b = d->drives->pdata[i];
+        if (b->graph == graph_current()) {
+            g_ptr_array_remove_index(d->drives, i);
+            co_backend_unref(b);
+        }
     }
-    g_ptr_array_set_size(d->drives, 0);
 }
 
 /* ---- -device ---- */

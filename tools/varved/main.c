@@ -2,7 +2,8 @@
  * varved: the storage daemon.
  *
  * The main thread runs the main loop, where monitors live, beside GLib's
- * default context; one I/O thread runs the loop of the graph. Options are
+ * default context; one I/O thread runs the loop that is the graphs' home, and
+ * others are made by users. Options are
  * carried out one by one before the main loop runs, so that no client sees half
  * of them. It ends the same way whoever says so: the guest stops, jobs are
  * cancelled, nodes are flushed and closed, and then the monitors go, so that
@@ -17,7 +18,9 @@
 #include "aio/loop.h"
 #include "aio/mailbox.h"
 #include "block/backend.h"
+#include "block/export.h"
 #include "block/job.h"
+#include "block/place.h"
 #include "hw/runstate.h"
 #include "hw/virtio_blk.h"
 #include "qmp/monitor.h"
@@ -78,18 +81,32 @@ static void visit_graph(struct daemon *d, co_fn *fn)
     }
 }
 
+static void co_cancel_jobs(void *opaque)
+{
+    co_jobs_cancel_all();
+}
+
 static void co_stop_work(void *opaque)
 {
     co_vm_stop(RUN_STATE_SHUTDOWN);
-    co_jobs_cancel_all();
+    co_graph_lock(GRAPH_LOCK_LOOPS);
+    co_graphs_each(co_cancel_jobs, NULL, false);
+    graph_unlock(GRAPH_LOCK_LOOPS);
 }
 
 static void co_close_graph(void *opaque)
 {
     co_jobs_cancel_all();
+    co_exports_end();
     co_hw_device_del_all();
     co_drives_close(opaque);
     co_monitor_close_nodes();
+}
+
+/* No command runs any more, so loops stay. */
+static void co_close_graphs(void *opaque)
+{
+    co_graphs_each(co_close_graph, opaque, true);
 }
 
 static void end_daemon(struct daemon *d)
@@ -100,7 +117,7 @@ static void end_daemon(struct daemon *d)
     while (!monitors_stop()) {
         g_main_context_iteration(NULL, TRUE);
     }
-    visit_graph(d, co_close_graph);
+    visit_graph(d, co_close_graphs);
     monitors_end();
 }
 
