@@ -25,16 +25,37 @@ void inflight_init(struct inflight *inflight, void *region, uint16_t size)
     *inflight = (struct inflight){
         .region = region,
         .size = size,
+        .entry_of = g_new(uint16_t, size),
         .batch = g_new(uint16_t, size),
         .again = g_new(uint16_t, size),
+        .next = g_new(uint16_t, size),
+        .last = g_new(uint16_t, size),
     };
+    for (unsigned i = 0; i < size; i++) {
+        inflight->entry_of[i] = i;
+    }
 }
 
 void inflight_destroy(struct inflight *inflight)
 {
+    g_free(inflight->entry_of);
     g_free(inflight->batch);
     g_free(inflight->again);
+    g_free(inflight->next);
+    g_free(inflight->last);
     memset(inflight, 0, sizeof(*inflight));
+}
+
+bool inflight_give_back(struct virtqueue *vq, uint16_t head)
+{
+    struct inflight *inf = vq->inflight;
+
+    if (G_UNLIKELY(inf->batched == inf->size)) {
+        return virtqueue_break(vq, "head made available before it was shown "
+                                   "as used");
+    }
+    inf->batch[inf->batched++] = inf->entry_of[head];
+    return true;
 }
 
 void inflight_forget(void *region)
@@ -84,7 +105,7 @@ bool inflight_order(struct virtqueue *vq, struct inflight_entry *entries,
             return virtqueue_break(vq, "in-flight region has two requests "
                                        "with one number");
         }
-        inf->again[i] = entries[i].head;
+        inf->again[i] = entries[i].entry;
     }
     inf->again_count = n;
     inf->counter = n ? entries[n - 1].counter + 1 : 0;

@@ -25,11 +25,15 @@ struct inflight {
     void *region;     /* shared; aligned to INFLIGHT_ALIGN */
     uint16_t size;    /* entries that the region has room for */
     uint64_t counter; /* number of the next request */
-    uint16_t last_batch_head;
-    uint16_t *batch; /* given back, but not shown yet; `size` of them fit */
-    unsigned batched;
-    uint16_t *again; /* what is to be done again, in order */
-    unsigned again_count;
+    /* Of each, `size`. An entry is what the region knows a request by; of a
+     * split ring that is its head. */
+    uint16_t *entry_of; /* by head */
+    uint16_t *batch;    /* entries of what is given back, but not shown yet */
+    uint16_t *again;    /* entries of what is to be done again, in order */
+    uint16_t *next, *last; /* packed: of an entry, as the region has it */
+    unsigned batched, again_count;
+    uint16_t last_batch_head;       /* split */
+    uint16_t free_head, free_count; /* packed */
 };
 
 #define INFLIGHT_ALIGN 64
@@ -40,19 +44,24 @@ struct inflight_format {
     /* The rings are mapped: brings the books in order, and sets again and the
      * queue's last_avail. false: virtqueue_break() was called. */
     bool (*recover)(struct virtqueue *vq);
-    /* Builds the chain of a request that is done again; false: broken. */
-    bool (*read_again)(struct virtqueue *vq, uint16_t head);
-    void (*taken)(struct virtqueue *vq, const uint16_t *heads, unsigned n);
-    /* Before the driver sees it, and after. */
-    void (*given_back)(struct virtqueue *vq, uint16_t head);
+    /* Builds the chain of an entry that is done again; false: broken. */
+    bool (*read_again)(struct virtqueue *vq, uint16_t entry, uint16_t *head);
+    /* Popped from the ring at pos on; false: broken. */
+    bool (*taken)(struct virtqueue *vq, const uint16_t *heads, unsigned n,
+                  uint16_t pos);
+    /* Before the driver sees the batch, and after. */
+    void (*showing)(struct virtqueue *vq);
     void (*shown)(struct virtqueue *vq);
 };
-extern const struct inflight_format split_inflight_format;
+extern const struct inflight_format split_inflight_format,
+    packed_inflight_format;
 
 /* What a queue of size entries takes of the region. */
 size_t inflight_bytes(const struct inflight_format *format, uint16_t size);
 void inflight_init(struct inflight *inflight, void *region, uint16_t size);
 void inflight_destroy(struct inflight *inflight);
+/* Adds a head to the batch; false, and broken, if there is no room. */
+bool inflight_give_back(struct virtqueue *vq, uint16_t head);
 /* The driver has forgotten its ring: so does this part of a region. */
 void inflight_forget(void *region);
 
@@ -61,7 +70,7 @@ void inflight_forget(void *region);
 /* A request that was in flight, and when it was taken. */
 struct inflight_entry {
     uint64_t counter;
-    uint16_t head;
+    uint16_t entry;
 };
 /* Sorts the entries and makes them the list of what is to be done again; false,
  * and broken, if two were taken at once. */
@@ -74,7 +83,7 @@ struct inflight_head {
     uint16_t version;  /* 1, or 0 before the first use */
     uint16_t desc_num;
 };
-/* True if the part was in use before; false with *fresh if it was not. */
+/* Checks it, *fresh if the part was not in use before; false: broken. */
 bool inflight_check_head(struct virtqueue *vq, bool *fresh);
 
 /* One fetch of what the other side may change. */

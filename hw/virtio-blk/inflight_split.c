@@ -134,7 +134,15 @@ static bool split_recover(struct virtqueue *vq)
     return inflight_order(vq, entries, n);
 }
 
-static void split_taken(struct virtqueue *vq, const uint16_t *heads, unsigned n)
+static bool split_read_again(struct virtqueue *vq, uint16_t entry,
+                             uint16_t *head)
+{
+    *head = entry;
+    return split_read_chain(vq, entry);
+}
+
+static bool split_taken(struct virtqueue *vq, const uint16_t *heads, unsigned n,
+                        uint16_t pos)
 {
     struct inflight *inf = vq->inflight;
     struct region *r = inf->region;
@@ -147,21 +155,20 @@ static void split_taken(struct virtqueue *vq, const uint16_t *heads, unsigned n)
         d->inflight = 1;
         compiler_barrier(); /* the marks are a piece of the available ring */
     }
+    return true;
 }
 
-static void split_given_back(struct virtqueue *vq, uint16_t head)
+static void split_showing(struct virtqueue *vq)
 {
     struct inflight *inf = vq->inflight;
     struct region *r = inf->region;
 
-    if (G_UNLIKELY(inf->batched == inf->size)) {
-        virtqueue_break(vq, "head made available before it was shown as used");
-        return;
+    for (unsigned i = 0; i < inf->batched; i++) {
+        r->desc[inf->batch[i]].next = inf->last_batch_head;
+        inf->last_batch_head = inf->batch[i];
     }
-    r->desc[head].next = inf->last_batch_head;
     compiler_barrier();
-    r->last_batch_head = inf->last_batch_head = head;
-    inf->batch[inf->batched++] = head;
+    r->last_batch_head = inf->last_batch_head;
 }
 
 static void split_shown(struct virtqueue *vq)
@@ -182,8 +189,8 @@ const struct inflight_format split_inflight_format = {
     .entry_bytes = sizeof(struct desc_state),
     .head_bytes = sizeof(struct region),
     .recover = split_recover,
-    .read_again = split_read_chain,
+    .read_again = split_read_again,
     .taken = split_taken,
-    .given_back = split_given_back,
+    .showing = split_showing,
     .shown = split_shown,
 };

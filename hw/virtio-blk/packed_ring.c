@@ -16,6 +16,7 @@
 #include <errno.h>
 
 #include "aio/atomic.h"
+#include "hw/virtio-blk/inflight.h"
 #include "hw/virtio-blk/ring_table.h"
 
 static bool packed_map(struct virtqueue *vq)
@@ -122,6 +123,33 @@ static unsigned gather(struct virtqueue *vq)
     return n + 1;
 }
 
+bool packed_build_chain(struct virtqueue *vq, unsigned n, uint16_t *head)
+{
+    const struct vring_packed_desc *d = vq->gathered;
+    struct vq_chain *c = virtqueue_chain_begin(vq, d[n - 1].id);
+
+    if (!c) {
+        return false;
+    }
+    if (d[0].flags & VRING_DESC_F_INDIRECT) {
+        if (!add_table(vq, c, &d[0])) {
+            return false;
+        }
+    } else {
+        for (unsigned i = 0; i < n; i++) {
+            if (!virtqueue_chain_add(vq, c, d[i].addr, d[i].len,
+                                     d[i].flags & VRING_DESC_F_WRITE)) {
+                return false;
+            }
+        }
+    }
+    c->in_flight = true;
+    c->descs = n;
+    vq->descs_in_flight += n;
+    *head = c->head;
+    return true;
+}
+
 /* The chain at last_avail; false: broken. */
 static bool read_chain(struct virtqueue *vq, uint16_t flags, uint16_t *head)
 {
@@ -138,28 +166,10 @@ static bool read_chain(struct virtqueue *vq, uint16_t flags, uint16_t *head)
             return false;
         }
     }
-    struct vq_chain *c = virtqueue_chain_begin(vq, d[n - 1].id);
-
-    if (!c) {
+    if (!packed_build_chain(vq, n, head)) {
         return false;
     }
-    if (flags & VRING_DESC_F_INDIRECT) {
-        if (!add_table(vq, c, &d[0])) {
-            return false;
-        }
-    } else {
-        for (unsigned i = 0; i < n; i++) {
-            if (!virtqueue_chain_add(vq, c, d[i].addr, d[i].len,
-                                     d[i].flags & VRING_DESC_F_WRITE)) {
-                return false;
-            }
-        }
-    }
-    c->in_flight = true;
-    c->descs = n;
-    vq->descs_in_flight += n;
     vq->last_avail = vring_packed_advance(vq->last_avail, n, vq->size);
-    *head = c->head;
     return true;
 }
 
@@ -177,12 +187,8 @@ static int packed_pop(struct virtqueue *vq, uint16_t *heads, unsigned max)
             break;
         }
         if (!read_chain(vq, flags, &heads[n])) {
-            while (n--) {
-                struct vq_chain *c = virtqueue_slot(vq, heads[n]);
-                c->in_flight = false;
-            }
             vq->last_avail = first;
-            return -EBADMSG;
+            return virtqueue_unpop(vq, heads, n);
         }
     }
     return n;
@@ -244,4 +250,5 @@ const struct ring_format packed_ring_format = {
     .publish = packed_publish,
     .has_work = packed_has_work,
     .set_notify = packed_set_notify,
+    .inflight = &packed_inflight_format,
 };

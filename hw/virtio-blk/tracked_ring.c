@@ -22,8 +22,9 @@ static int pop_again(struct virtqueue *vq, uint16_t *heads, unsigned max)
     unsigned n = MIN(vq->resubmits, max);
 
     for (unsigned i = 0; i < n; i++) {
-        heads[i] = inf->again[inf->again_count - vq->resubmits + i];
-        if (!vq->base->inflight->read_again(vq, heads[i])) {
+        uint16_t entry = inf->again[inf->again_count - vq->resubmits + i];
+
+        if (!vq->base->inflight->read_again(vq, entry, &heads[i])) {
             return virtqueue_unpop(vq, heads, i);
         }
     }
@@ -36,24 +37,25 @@ static int tracked_pop(struct virtqueue *vq, uint16_t *heads, unsigned max)
     if (G_UNLIKELY(vq->resubmits)) {
         return pop_again(vq, heads, max);
     }
+    uint16_t pos = vq->last_avail;
     int n = vq->base->pop(vq, heads, max);
 
-    if (n > 0) {
-        vq->base->inflight->taken(vq, heads, n);
+    if (n > 0 && !vq->base->inflight->taken(vq, heads, n, pos)) {
+        return virtqueue_unpop(vq, heads, n);
     }
     return n;
 }
 
 static void tracked_push(struct virtqueue *vq, uint16_t head, uint32_t written)
 {
-    vq->base->inflight->given_back(vq, head);
-    if (G_LIKELY(!vq->broken)) {
+    if (G_LIKELY(inflight_give_back(vq, head))) {
         vq->base->push(vq, head, written);
     }
 }
 
 static bool tracked_publish(struct virtqueue *vq)
 {
+    vq->base->inflight->showing(vq);
     bool notify = vq->base->publish(vq);
 
     vq->base->inflight->shown(vq);

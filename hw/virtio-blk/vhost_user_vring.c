@@ -150,6 +150,10 @@ static bool maybe_start(struct vhost_user_vring *v, GError **error)
         return error_set(error, "queue %u: %s", v->index, s->dev->broken);
     }
     loop_fd_set(s->dev->loop, v->kick, on_kick, NULL, v);
+    if (setup.inflight) {
+        /* Who ended before us may have shown something and not told. */
+        vhost_user_transport.notify_queue(s->server, v->index);
+    }
     return true;
 }
 

@@ -190,8 +190,11 @@ bool virtqueue_break(struct virtqueue *vq, const char *reason);
 struct vq_chain *virtqueue_chain_begin(struct virtqueue *vq, uint16_t head);
 /* Undoes the pop of a batch that broke; returns -EBADMSG. */
 int virtqueue_unpop(struct virtqueue *vq, const uint16_t *heads, unsigned n);
-/* Builds the chain that begins at this descriptor of the ring. */
+/* Builds the chain that begins at this descriptor of the ring; false: broken.
+ */
 bool split_read_chain(struct virtqueue *vq, uint16_t head);
+/* Builds a chain of the first n of vq->gathered; false: broken. */
+bool packed_build_chain(struct virtqueue *vq, unsigned n, uint16_t *head);
 /* Appends a buffer of guest memory with all checks; false: broken. */
 bool virtqueue_chain_add_slow(struct virtqueue *vq, struct vq_chain *chain,
                               uint64_t gpa, uint32_t bytes, bool writable);
