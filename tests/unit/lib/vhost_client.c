@@ -453,6 +453,18 @@ bool vhost_client_set_inflight(struct vhost_client *c)
                             sizeof(c->inflight), &c->inflight_fd, 1);
 }
 
+/* Where a queue goes on whose back-end has died: what can be seen of it in
+ * memory. */
+static uint32_t base_after_death(const struct vhost_client *c, unsigned i)
+{
+    const struct guest_queue *q = &c->queues[i].ring;
+
+    if (c->features & VIRTIO_BIT(VIRTIO_F_RING_PACKED)) {
+        return q->last_used | (uint32_t)q->last_used << 16;
+    }
+    return le16toh(load_acquire_u16(&q->used->idx));
+}
+
 bool vhost_client_return(struct vhost_client *c, const char *path)
 {
     uint64_t features = c->features, protocol = c->protocol_features;
@@ -464,9 +476,7 @@ bool vhost_client_return(struct vhost_client *c, const char *path)
         return false;
     }
     for (unsigned i = 0; i < c->num_queues; i++) {
-        uint16_t used = le16toh(load_acquire_u16(&c->queues[i].ring.used->idx));
-
-        if (!vhost_client_start_queue(c, i, used)) {
+        if (!vhost_client_start_queue(c, i, base_after_death(c, i))) {
             return false;
         }
         /* Added while nobody was there. */
