@@ -43,6 +43,18 @@ static struct blockdev_ref **file_member(struct blockdev_options *o)
     return NULL;
 }
 
+bool block_driver_has_file(const char *name)
+{
+    struct blockdev_options o = {0};
+
+    for (o.driver = 0; o.driver < BLOCKDEV_DRIVER__COUNT; o.driver++) {
+        if (!strcmp(blockdev_driver_str(o.driver), name)) {
+            return file_member(&o);
+        }
+    }
+    return false;
+}
+
 /* Options of driver `format` on top of file; takes over what file holds. */
 static struct blockdev_options *put_on_top(enum blockdev_driver format,
                                            struct blockdev_options *file,

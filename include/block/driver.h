@@ -1,6 +1,5 @@
 /*
  * What a block driver is: one constant table at the end of its file.
- *
  * Every function is optional. What is missing is forwarded to the primary child
  * by a filter, and is "not supported" (-ENOTSUP, or an error text that names
  * the driver) for a protocol or format. All co_ functions run on the node's
@@ -138,8 +137,7 @@ struct block_driver {
     void (*perm_commit)(struct node *node);
     void (*perm_abort)(struct node *node);
 
-    /* A drained section begins and ends: stop and resume work of the node's
-     * own that no request asked for. */
+    /* Stop and resume work of the node's own that no request asked for. */
     void (*drain_begin)(struct node *node);
     void (*drain_end)(struct node *node);
 
@@ -153,8 +151,8 @@ struct block_driver {
                            const struct create_params *params, GError **error);
     /* How sure this driver is that the first bytes are its format: 0..100. */
     int (*probe)(const uint8_t *head, size_t bytes, const char *filename);
-    /* Names of those options that decide the content, NULL-terminated; the
-     * others are left out of names. Missing: all. */
+    /* Names of the options that decide the content; missing: all. The others
+     * are left out of names. */
     const char *const *strong_options;
     /* Sets node->filename, the name for people. Missing: the primary child's
      * name if the driver is a filter, or no optional strong option is given;
@@ -167,5 +165,7 @@ struct block_driver {
 /* Every driver of the program, sorted by name, NULL-terminated. */
 extern const struct block_driver *const block_drivers[];
 const struct block_driver *block_driver_find(const char *name);
+/* True for a driver whose options have a child "file". */
+bool block_driver_has_file(const char *name);
 
 #endif

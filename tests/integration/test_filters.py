@@ -4,7 +4,7 @@ import subprocess
 
 import pytest
 
-from lib import Oracle, Varved, program, same_conversation
+from lib import Oracle, Varved, program, same_conversation, writelog
 from test_varve_io import commands, play
 
 KIB, MIB = 1 << 10, 1 << 20
@@ -132,6 +132,85 @@ def test_copy_on_read_copies_down_to_the_bottom_only(sides):
 def test_copy_on_read_needs_a_writable_child(sides):
     compare(sides, ["-r", options(driver="copy-on-read",
                                   file=on_file("o.qcow2"))], "read 0 64k")
+
+
+def test_blkverify_lets_equal_images_be(sides):
+    tree = options(driver="blkverify", test=on_file("d.qcow2"),
+                   raw=on_file("r.raw", "raw"))
+    compare(sides, [tree], "write -P 9 0 1M", "write -P 4 512k 3k",
+            "read -P 9 0 512k", "read -P 0 2M 1M", "length", "flush",
+            "discard 0 64k", "read -P 9 0 64k", "map")
+
+
+def test_blkverify_stops_at_a_difference(sides):
+    """QEMU ends its program there; we end the request."""
+    tree = options(driver="blkverify", test=on_file("d.qcow2"),
+                   raw=on_file("r.raw", "raw"))
+    done = play("varve-io", sides[0], [
+        *commands("read 0 1M", "read 1023k 4k"), "--image-opts", tree])
+    assert done["status"] == 1
+    assert "read failed: Input/output error" in \
+        done["stdout"] + done["stderr"]
+    assert "read offset=1047552 bytes=4096 contents mismatch at offset " \
+        "1048576" in done["stderr"]
+
+
+def logging(**more):
+    return options(driver="blklogwrites", discard="unmap",
+                   file={**on_file("r.raw", "raw"), "discard": "unmap"},
+                   log=on_file("log", "raw"), **more)
+
+
+def logged(directory):
+    """What a log holds, but for how QEMU cuts a write and how often it
+    flushes."""
+    image = bytearray(4 * MIB)
+    for entry in writelog.read(directory / "log"):
+        entry.apply(image)
+    return bytes(image)
+
+
+@pytest.mark.parametrize("more", [{}, {"log_sector_size": 4096},
+                                  {"log_super_update_interval": 2}])
+def test_blklogwrites_logs_what_qemu_logs(sides, more):
+    for directory in sides:
+        (directory / "log").write_bytes(b"")
+    compare(sides, [logging(**more)], "write -P 1 0 4k", "write -P 2 512 700",
+            "flush", "write -f -P 3 64k 1k", "write -z 8k 4k",
+            "write -z -u 12k 4k", "discard 32k 8k", "aio_write -P 7 1M 64k",
+            "aio_flush")
+    assert logged(sides[0]) == logged(sides[1]) == \
+        (sides[0] / "r.raw").read_bytes()
+    if not more:
+        ours, theirs = [[(e.offset, e.length) for e in writelog.read(d / "log")
+                         if e.flags & writelog.DISCARD] for d in sides]
+        assert ours == theirs == [(32 * KIB, 8 * KIB)]
+    # Each goes on with the log of the other.
+    for directory, other in zip(sides, reversed(sides)):
+        (directory / "other").write_bytes((other / "log").read_bytes())
+        (directory / "other").rename(directory / "log")
+    compare(sides, [logging(log_append="on")], "write -P 8 2M 4k")
+    assert logged(sides[0]) == logged(sides[1])
+
+
+@pytest.mark.parametrize("more, log", [
+    ({"log_sector_size": 100}, b""), ({"log_super_update_interval": 0}, b""),
+    ({"log_append": "on"}, bytes(512)), ({"log_append": "on"}, b"x" * 512),
+    ({"log_append": "on", "log_sector_size": 512}, b"")])
+def test_blklogwrites_refuses(sides, more, log):
+    for directory in sides:
+        (directory / "log").write_bytes(log)
+    compare(sides, [logging(**more)], "write 0 4k")
+
+
+def test_blklogwrites_flush_stands_after_what_it_made_stable(sides):
+    directory = sides[0]
+    (directory / "log").write_bytes(b"")
+    play("varve-io", directory, [
+        *commands("write -P 1 0 4k", "flush", "write -P 2 4k 4k", "flush"),
+        "--image-opts", logging()])
+    kinds = [(e.offset, e.flush) for e in writelog.read(directory / "log")]
+    assert kinds[:4] == [(0, False), (0, True), (4096, False), (0, True)]
 
 
 def test_snapshot_access_shows_the_point_in_time(start):

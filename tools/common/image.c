@@ -40,13 +40,6 @@ struct described {
     struct json_object *tree; /* all else */
 };
 
-/* A driver that holds its data in a child "file" when it is opened by name. */
-static bool has_file(const char *driver)
-{
-    const struct block_driver *d = block_driver_find(driver);
-    return d && d->kind != DRIVER_PROTOCOL;
-}
-
 /* People have two words for either. */
 static bool put_discard(struct json_object *tree, const char *value,
                         GError **error)
@@ -124,8 +117,8 @@ static bool co_put_file(struct described *d, GError **error)
         return false;
     }
     const char *protocol = blockdev_driver_str(file->driver);
-    if (!d->format &&
-        (has_file(protocol) || g_str_has_prefix(d->file, "json:"))) {
+    if (!d->format && (block_driver_has_file(protocol) ||
+                       g_str_has_prefix(d->file, "json:"))) {
         d->format = protocol; /* the name says it all */
     } else if (!co_find_format(d, file, &d->format, error)) {
         return false;
@@ -142,7 +135,7 @@ static bool co_put_file(struct described *d, GError **error)
         json_object_put(tree);
         return true;
     }
-    if (!has_file(d->format)) {
+    if (!block_driver_has_file(d->format)) {
         json_object_put(tree);
         return error_set(error, "Driver '%s' cannot be used for a %s image",
                          d->format, protocol);
@@ -186,7 +179,7 @@ static bool co_describe(struct described *d, const GPtrArray *pairs,
         return error_set(error, "Unknown driver '%s'", d->format);
     }
     struct json_object *file;
-    if (has_file(d->format) &&
+    if (block_driver_has_file(d->format) &&
         !json_object_object_get_ex(d->tree, "file", &file)) {
         return error_set(error,
                          "A block device must be specified for \"file\"");

@@ -1,5 +1,5 @@
 """What the integration tests share."""
-from . import images
+from . import images, writelog
 from .conversation import (Events, Raw, Wait, differences, normalise, play,
                            same_conversation)
 from .daemon import (ROOT, Daemon, Oracle, SystemOracle, Varved, build_dir,
@@ -12,4 +12,4 @@ __all__ = ["ROOT", "Daemon", "Events", "Oracle", "Qmp", "QmpError",
            "QmpTimeout", "Raw", "SystemOracle", "Varved", "Wait",
            "attach_guest", "build_dir", "device_args", "differences", "guest",
            "guest_pair", "guest_request", "images", "normalise", "play",
-           "program", "same_conversation"]
+           "program", "same_conversation", "writelog"]
