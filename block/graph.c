@@ -90,6 +90,11 @@ void graph_refresh_limits(struct node *node)
     refresh_limits(node, ++node->graph->visit);
 }
 
+void graph_limits_changed(struct node *node)
+{
+    graph_refresh_limits(node);
+}
+
 /* ---- edges ---- */
 
 /* Puts edge before next, or at the end: so that children and parents are listed

@@ -27,61 +27,6 @@
 
 #define CHAIN_MAX 200
 
-/* ---- the common options ---- */
-
-static bool set_common(struct node *node, const struct blockdev_options *o,
-                       const struct open_defaults *d, GError **error)
-{
-    const struct blockdev_cache_options *cache = o->cache;
-    node->read_only = o->has_read_only ? o->read_only : d->read_only;
-    node->auto_read_only =
-        o->has_auto_read_only ? o->auto_read_only : d->auto_read_only;
-    node->force_share = o->has_force_share ? o->force_share : d->force_share;
-    node->discard = o->has_discard
-                        ? o->discard == BLOCKDEV_DISCARD_OPTIONS_UNMAP
-                        : d->discard_unmap;
-    node->cache_direct =
-        cache && cache->has_direct ? cache->direct : d->cache_direct;
-    node->no_flush =
-        cache && cache->has_no_flush ? cache->no_flush : d->no_flush;
-    node->detect_zeroes = o->has_detect_zeroes
-                              ? o->detect_zeroes
-                              : BLOCKDEV_DETECT_ZEROES_OPTIONS_OFF;
-    if (node->detect_zeroes == BLOCKDEV_DETECT_ZEROES_OPTIONS_UNMAP &&
-        !node->discard) {
-        return error_set(error, "setting detect-zeroes to unmap is not allowed "
-                                "without setting discard operation to unmap");
-    }
-    if (node->force_share && !node->read_only) {
-        return error_set(error,
-                         "force-share=on can only be used with read-only "
-                         "images");
-    }
-    return true;
-}
-
-static struct open_defaults child_defaults(const struct node *parent,
-                                           unsigned roles)
-{
-    struct open_defaults d = {
-        .read_only = parent->read_only,
-        .auto_read_only = parent->auto_read_only,
-        .force_share = parent->force_share,
-        .cache_direct = parent->cache_direct,
-        .no_flush = parent->no_flush,
-        /* A format decides itself what it discards. */
-        .discard_unmap = true,
-    };
-    if (node_is_filter(parent) && (roles & ROLE_FILTERED)) {
-        d.discard_unmap = parent->discard;
-    } else if (roles & ROLE_COW) {
-        d.read_only = true;
-        d.auto_read_only = false;
-        d.discard_unmap = false;
-    }
-    return d;
-}
-
 /* ---- one node ---- */
 
 struct node *co_open_node(const struct blockdev_options *options,
@@ -102,8 +47,13 @@ struct node *co_open_node(const struct blockdev_options *options,
     node->opened_for = opened_for;
     node->ready_file = ready_file;
     node->options = blockdev_options_clone(options);
-    if (!set_common(node, options, defaults, error) ||
-        (driver->co_open && !driver->co_open(node, options, error))) {
+    struct node_settings settings;
+    if (!node_settings_compute(options, defaults, &settings, error)) {
+        co_node_discard(node);
+        return NULL;
+    }
+    node_settings_apply(node, &settings);
+    if ((driver->co_open && !driver->co_open(node, options, error))) {
         co_node_discard(node);
         return NULL;
     }
@@ -157,7 +107,8 @@ struct edge *co_node_open_child(struct node *parent,
             node_ref(child);
         }
     } else {
-        struct open_defaults d = child_defaults(parent, roles);
+        struct open_defaults d = node_child_defaults(
+            node_is_filter(parent), node_settings_of(parent), roles);
         child = co_open_node(&ref->u.definition, &d, parent, NULL, error);
     }
     return child ? co_adopt(parent, child, child_name, roles, error) : NULL;
@@ -175,6 +126,11 @@ struct backing_open {
     GError *error;
     bool done;
 };
+
+static struct open_defaults backing_defaults(const struct node *node)
+{
+    return node_child_defaults(false, node_settings_of(node), ROLE_COW);
+}
 
 static void co_backing_open_entry(void *opaque)
 {
@@ -247,7 +203,7 @@ static struct node *co_backing_by_name(struct node *node, GError **error)
     struct backing_open b = {
         .filename = filename,
         .format = node->backing_format,
-        .defaults = child_defaults(node, ROLE_COW),
+        .defaults = backing_defaults(node),
         .parent = node,
     };
     return co_backing_open(&b, error);
@@ -264,7 +220,7 @@ static struct node *co_backing_by_ref(struct node *node,
     }
     struct backing_open b = {
         .options = &ref->u.definition,
-        .defaults = child_defaults(node, ROLE_COW),
+        .defaults = backing_defaults(node),
         .parent = node,
     };
     return co_backing_open(&b, error);

@@ -185,7 +185,12 @@ static bool prepare_node(struct perm_update *u, struct node *node,
         return false;
     }
     if (node->read_only && (c.perm & (PERM_WRITE | PERM_WRITE_UNCHANGED))) {
-        return error_set(error, "Block node is read-only");
+        return node->turning_read_only
+                   ? error_set(error,
+                               "Read-only block node '%s' cannot support "
+                               "read-write users",
+                               node->name)
+                   : error_set(error, "Block node is read-only");
     }
     if (c.perm != node->perm || c.shared != node->shared) {
         if (node->driver->perm_prepare &&

@@ -36,6 +36,25 @@ bool qmp_blockdev_add(const struct blockdev_options *args, GError **errp)
     return co_visit_change(NULL, add_visit, args, NULL, errp);
 }
 
+static bool reopen_visit(const void *args, void *result, GError **error)
+{
+    const struct blockdev_reopen_args *a = args;
+
+    return co_nodes_reopen(
+        (const struct blockdev_options *const *)a->options.items, a->options.n,
+        error);
+}
+
+bool qmp_blockdev_reopen(const struct blockdev_reopen_args *args, GError **errp)
+{
+    const struct blockdev_options *first =
+        args->options.n ? args->options.items[0] : NULL;
+    /* Nodes that change together live on one loop. */
+    const struct place place = {.node = first ? first->node_name : NULL};
+
+    return co_visit_change(&place, reopen_visit, args, NULL, errp);
+}
+
 static bool used_by_backend(const struct node *node)
 {
     struct backend *b;

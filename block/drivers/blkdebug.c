@@ -376,6 +376,7 @@ static void blkdebug_refresh_filename(struct node *node)
 const struct block_driver driver_blkdebug = {
     .name = "blkdebug",
     .kind = DRIVER_FILTER,
+    .reopens = true,
     .state_size = sizeof(struct blkdebug_state),
     .writes_fua = true,
     .zeroes_unmap = true,

@@ -144,6 +144,7 @@ static void null_aio_refresh_filename(struct node *node)
     .state_size = sizeof(struct null_state), \
     .writes_fua = true, \
     .zeroes_unmap = true, \
+    .reopens = true, \
     .co_preadv = co_null_preadv, \
     .co_pwritev = co_null_pwritev, \
     .co_pwrite_zeroes = co_null_pwrite_zeroes, \

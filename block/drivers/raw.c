@@ -15,9 +15,15 @@
 #include "util/error.h"
 #include "util/range.h"
 
-struct raw_state {
-    int64_t offset; /* of the window in the child */
+struct window {
+    int64_t offset; /* in the child */
+    int64_t size;   /* if fixed */
     bool fixed;     /* node->length is the option `size` */
+    unsigned roles; /* of the child */
+};
+
+struct raw_state {
+    struct window w, next; /* next: by a reopen in progress */
 };
 
 static struct node *below(const struct node *node)
@@ -26,66 +32,110 @@ static struct node *below(const struct node *node)
 }
 
 /* The window's length when it reaches to the end of the child. */
-static int64_t open_length(const struct node *node)
+static int64_t open_length(const struct window *w, const struct node *child)
 {
-    const struct raw_state *s = node->state;
-    int64_t rest = max_i64(0, below(node)->length - s->offset);
-    return s->offset ? align_down(rest, BLOCK_SECTOR_SIZE)
+    int64_t rest = max_i64(0, child->length - w->offset);
+    return w->offset ? align_down(rest, BLOCK_SECTOR_SIZE)
                      : align_up(rest, BLOCK_SECTOR_SIZE);
 }
 
-static bool set_window(struct node *node, const struct blockdev_options_raw *o,
-                       GError **error)
+static int64_t window_length(const struct window *w, const struct node *child)
 {
-    struct raw_state *s = node->state;
-    int64_t real = align_up(below(node)->length, BLOCK_SECTOR_SIZE);
+    return w->fixed ? w->size : open_length(w, child);
+}
+
+static unsigned child_roles(const struct blockdev_options_raw *o)
+{
+    return ROLE_PRIMARY |
+           (o->has_offset || o->has_size ? ROLE_DATA : ROLE_FILTERED);
+}
+
+static bool parse_window(struct window *w, const struct blockdev_options_raw *o,
+                         const struct node *child, GError **error)
+{
+    int64_t real = align_up(child->length, BLOCK_SECTOR_SIZE);
     int64_t end;
-    s->offset = o->has_offset ? o->offset : 0;
-    s->fixed = o->has_size;
-    if (s->offset < 0 || s->offset > real) {
+    *w = (struct window){
+        .offset = o->has_offset ? o->offset : 0,
+        .size = o->has_size ? o->size : 0,
+        .fixed = o->has_size,
+        .roles = child_roles(o),
+    };
+    if (w->offset < 0 || w->offset > real) {
         return error_set(error,
                          "Offset (%" PRId64 ") cannot be greater than size of "
                          "the containing file (%" PRId64 ")",
-                         s->offset, real);
+                         w->offset, real);
     }
-    if (!s->fixed) {
-        node->length = open_length(node);
+    if (!w->fixed) {
         return true;
     }
-    if (!range_add(s->offset, o->size, &end) || end > real) {
+    if (!range_add(w->offset, w->size, &end) || end > real) {
         return error_set(error,
                          "The sum of offset (%" PRId64 ") and size (%" PRId64
                          ") has to be smaller or equal to the  actual size of "
                          "the containing file (%" PRId64 ")",
-                         s->offset, o->size, real);
+                         w->offset, w->size, real);
     }
-    if (!is_aligned(o->size, BLOCK_SECTOR_SIZE)) {
-        return error_set(error, "Specified size is not multiple of %d",
-                         BLOCK_SECTOR_SIZE);
-    }
-    node->length = o->size;
-    return true;
+    return is_aligned(w->size, BLOCK_SECTOR_SIZE) ||
+           error_set(error, "Specified size is not multiple of %d",
+                     BLOCK_SECTOR_SIZE);
 }
 
 static bool co_raw_open(struct node *node,
                         const struct blockdev_options *options, GError **error)
 {
+    struct raw_state *s = node->state;
     const struct blockdev_options_raw *o = &options->u.raw;
-    unsigned role = o->has_offset || o->has_size ? ROLE_DATA : ROLE_FILTERED;
-    return co_node_open_child(node, o->file, "file", role | ROLE_PRIMARY,
-                              error) &&
-           set_window(node, o, error);
+    if (!co_node_open_child(node, o->file, "file", child_roles(o), error) ||
+        !parse_window(&s->w, o, below(node), error)) {
+        return false;
+    }
+    node->length = window_length(&s->w, below(node));
+    return true;
 }
+
+/* ---- reopen ---- */
+
+static bool co_raw_reopen_prepare(struct node *node,
+                                  const struct node_reopen *to, GError **error)
+{
+    struct raw_state *s = node->state;
+    if (!parse_window(&s->next, &to->options->u.raw, to->file, error)) {
+        return false;
+    }
+    /* What the child is decides what may be done to it. */
+    node->file->roles = s->next.roles;
+    return true;
+}
+
+static void co_raw_reopen_commit(struct node *node,
+                                 const struct blockdev_options *options)
+{
+    struct raw_state *s = node->state;
+    s->w = s->next;
+    graph_limits_changed(node);
+}
+
+static void co_raw_reopen_abort(struct node *node)
+{
+    const struct raw_state *s = node->state;
+    node->file->roles = s->w.roles;
+}
+
+static const char *const raw_mutable_options[] = {"offset", "size", NULL};
+
+/* ---- requests ---- */
 
 /* A window without end may be written beyond its length, a fixed one not. */
 static inline int to_child(const struct node *node, int64_t *offset,
                            int64_t bytes)
 {
     const struct raw_state *s = node->state;
-    if (G_UNLIKELY(s->fixed && !range_within(*offset, bytes, node->length))) {
+    if (G_UNLIKELY(s->w.fixed && !range_within(*offset, bytes, node->length))) {
         return -ENOSPC;
     }
-    return range_add(*offset, s->offset, offset) ? 0 : -EINVAL;
+    return range_add(*offset, s->w.offset, offset) ? 0 : -EINVAL;
 }
 
 static int co_raw_preadv(struct node *node, int64_t offset, int64_t bytes,
@@ -132,7 +182,7 @@ static int co_raw_block_status(struct node *node, bool want_zero,
     *status = (struct block_status){
         .flags = BLOCK_RECURSE | BLOCK_OFFSET_VALID,
         .bytes = bytes,
-        .map = offset + s->offset,
+        .map = offset + s->w.offset,
         .file = below(node),
     };
     return 0;
@@ -145,7 +195,7 @@ static int64_t co_raw_getlength(struct node *node)
     if (ret < 0) {
         return ret;
     }
-    return s->fixed ? node->length : open_length(node);
+    return window_length(&s->w, below(node));
 }
 
 static bool co_raw_truncate(struct node *node, int64_t size, bool exact,
@@ -154,10 +204,10 @@ static bool co_raw_truncate(struct node *node, int64_t size, bool exact,
 {
     const struct raw_state *s = node->state;
     int64_t end;
-    if (s->fixed) {
+    if (s->w.fixed) {
         return error_set(error, "Cannot resize fixed-size raw disks");
     }
-    if (!range_add(size, s->offset, &end) || end > BLOCK_MAX_LENGTH) {
+    if (!range_add(size, s->w.offset, &end) || end > BLOCK_MAX_LENGTH) {
         return error_set(error, "Disk size too large for the chosen offset");
     }
     return co_node_truncate(below(node), end, exact, prealloc, flags, error);
@@ -187,7 +237,7 @@ static void raw_refresh_limits(struct node *node)
     node->limits = below(node)->limits;
     /* The child widens what is unaligned; a window at an odd place must leave
      * all of that to it. */
-    if (s->offset & (node->limits.request_alignment - 1)) {
+    if (s->w.offset & (node->limits.request_alignment - 1)) {
         node->limits.request_alignment = 1;
         node->limits.pdiscard_align = 0;
         node->limits.pwrite_zeroes_align = 0;
@@ -226,6 +276,11 @@ const struct block_driver driver_raw = {
     .writes_fua = true,
     .zeroes_unmap = true,
     .writes_grow = true,
+    .reopens = true,
+    .mutable_options = raw_mutable_options,
+    .co_reopen_prepare = co_raw_reopen_prepare,
+    .co_reopen_commit = co_raw_reopen_commit,
+    .co_reopen_abort = co_raw_reopen_abort,
     .co_open = co_raw_open,
     .co_preadv = co_raw_preadv,
     .co_pwritev = co_raw_pwritev,

@@ -54,6 +54,21 @@ struct block_driver {
     /* Writes out what is cached. Children are still attached. */
     void (*co_close)(struct node *node);
 
+    /* A reopen of a drained node: prepare, then commit or abort (which find the
+     * node as it has become, or as it was). A driver without `reopens` refuses
+     * by name. mutable_options: those of its own that may change, by name,
+     * NULL-terminated. */
+    bool reopens;
+    const char *const *mutable_options;
+    bool (*co_reopen_prepare)(struct node *node, const struct node_reopen *to,
+                              GError **error);
+    void (*co_reopen_commit)(struct node *node,
+                             const struct blockdev_options *options);
+    void (*co_reopen_abort)(struct node *node);
+    /* After the commit: the node, and what is below, may be written now. On
+     * failure the engine makes it read-only again. */
+    bool (*co_reopen_writable)(struct node *node, GError **error);
+
     int (*co_preadv)(struct node *node, int64_t offset, int64_t bytes,
                      const struct iov *iov, unsigned flags);
     int (*co_pwritev)(struct node *node, int64_t offset, int64_t bytes,

@@ -8,6 +8,8 @@
 #include <stdint.h>
 #include "qapi/types.h"
 
+struct node;
+
 /* Set by co_open (and refresh_limits); 0 means "no limit" or the default. */
 struct block_limits {
     int64_t request_alignment; /* power of 2, at most 1 MiB; default 1 */
@@ -19,6 +21,21 @@ struct block_limits {
     int64_t max_pdiscard;
     int64_t memory_alignment; /* of each piece of memory and its length; at most
                                  request_alignment; default 1 */
+};
+
+/* What every node has, whatever its driver. */
+struct node_settings {
+    bool read_only, auto_read_only, force_share;
+    bool discard; /* unmap */
+    bool cache_direct, no_flush;
+    enum blockdev_detect_zeroes_options detect_zeroes;
+};
+
+/* What a node is to be by a reopen; the node itself is still as it was. */
+struct node_reopen {
+    const struct blockdev_options *options;
+    struct node_settings *settings; /* prepare may make it read-only */
+    struct node *file;              /* the primary child to be, or NULL */
 };
 
 struct node_info {

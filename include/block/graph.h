@@ -89,6 +89,9 @@ struct edge {
     LIST_ENTRY(edge) in_children, in_parents; /* private */
 };
 
+/* A driver has changed what its limits follow from. */
+void graph_limits_changed(struct node *node);
+
 /* ---- transactional changes ---- */
 
 struct graph_tx;

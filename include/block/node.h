@@ -61,6 +61,7 @@ struct node {
     struct node *opened_for; /* private: who opens this node as a child now */
     struct node *ready_file; /* private: what probing opened as "file" */
     bool monitor_owned;      /* blockdev-add holds a reference */
+    bool turning_read_only;  /* private: by a reopen in progress */
     bool force_share;        /* option: lock nothing */
     bool auto_read_only;     /* option */
     bool cache_direct;
@@ -109,6 +110,13 @@ struct open_defaults {
     bool cache_direct, no_flush, discard_unmap;
 };
 
+/* Changes the options of open nodes, which their node-names pick, all at once
+ * or not at all: read-only and cache settings, discard, detect-zeroes, file and
+ * backing references, and what their drivers can change. Options that are left
+ * out go back to their defaults. On the graph's loop with change_lock held;
+ * suspends. */
+bool co_nodes_reopen(const struct blockdev_options *const *options, size_t n,
+                     GError **error);
 /* Opens a node and, through its driver, its children; the caller owns the one
  * reference. Suspends. */
 struct node *co_node_open(const struct blockdev_options *options,

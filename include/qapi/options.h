@@ -55,6 +55,30 @@ struct blockdev_options *qapi_blockdev_from_filename(const char *filename,
  * directory; "./a:b" does not. */
 bool qapi_filename_has_protocol(const char *filename);
 
+/* ---- options that change ---- */
+
+/* Called for each member, by its dotted name, that differs; reset: there is
+ * none any more. false ends it. */
+typedef bool qapi_change_fn(const char *name, bool reset, void *opaque);
+/* Returns false as soon as fn does. Children are compared as a whole. */
+bool qapi_blockdev_options_compare(const struct blockdev_options *from,
+                                   const struct blockdev_options *to,
+                                   qapi_change_fn *fn, void *opaque);
+enum qapi_child_kind {
+    QAPI_CHILD_ABSENT,
+    QAPI_CHILD_NULL,
+    QAPI_CHILD_REFERENCE,
+    QAPI_CHILD_DEFINITION,
+};
+struct qapi_child {
+    enum qapi_child_kind kind;
+    const char *reference;
+    const struct blockdev_options *definition;
+};
+/* What the options say of a child: "file", "backing". */
+struct qapi_child qapi_blockdev_options_child(const struct blockdev_options *o,
+                                              const char *name);
+
 /* "json:{...}", which qapi_blockdev_from_filename() reads back. g_free() it. */
 char *qapi_blockdev_options_to_filename(const struct blockdev_options *options);
 

@@ -3,10 +3,11 @@
  *
  * io.c decides which engine moves the bytes, space.c deals with zeroes, discard
  * and status, length.c with the length, lock.c keeps other processes off,
- * create.c makes files. What can be learnt about the file system is learnt at
- * open or at the first refusal, and kept in the node's state. Every function
- * runs on the node's loop; what may block runs on workers. A device differs in
- * that it cannot grow, has blocks of its own size, and no holes to find.
+ * create.c makes files, reopen.c changes how one is open. What can be learnt
+ * about the file system is learnt at open or at the first refusal, and kept in
+ * the node's state. Every function runs on the node's loop; what may block runs
+ * on workers. A device differs in that it cannot grow, has blocks of its own
+ * size, and no holes to find.
  */
 #include "block/drivers/file/file.h"
 
@@ -66,7 +67,7 @@ struct open_work {
     GError **error;
 };
 
-static bool may_not_write(int err)
+bool file_may_not_write(int err)
 {
     return err == EACCES || err == EROFS || err == EPERM;
 }
@@ -82,7 +83,7 @@ static bool open_data_fd(struct open_work *w)
 
     s->fd = open(w->filename, flags | (read_only ? O_RDONLY : O_RDWR));
     if (s->fd < 0 && !read_only && w->node->auto_read_only &&
-        may_not_write(errno)) {
+        file_may_not_write(errno)) {
         s->fd = open(w->filename, flags | O_RDONLY);
         w->fell_back = true;
     }
@@ -121,7 +122,7 @@ static bool check_kind(struct open_work *w)
 }
 
 /* What the kernel says about O_DIRECT, or false. */
-static bool ask_direct_alignment(struct open_work *w, int fd)
+static bool ask_direct_alignment(int fd, int64_t *request, int64_t *memory)
 {
 #ifdef STATX_DIOALIGN
     struct statx stx;
@@ -129,9 +130,8 @@ static bool ask_direct_alignment(struct open_work *w, int fd)
     if (statx(fd, "", AT_EMPTY_PATH, STATX_DIOALIGN, &stx) == 0 &&
         (stx.stx_mask & STATX_DIOALIGN) && stx.stx_dio_offset_align &&
         stx.stx_dio_mem_align) {
-        w->request_alignment = stx.stx_dio_offset_align;
-        w->memory_alignment =
-            MIN(stx.stx_dio_mem_align, stx.stx_dio_offset_align);
+        *request = stx.stx_dio_offset_align;
+        *memory = MIN(stx.stx_dio_mem_align, stx.stx_dio_offset_align);
         return true;
     }
 #endif
@@ -156,20 +156,20 @@ static int64_t probe_direct_alignment(int fd, int64_t length)
     return align;
 }
 
-static void find_direct_alignment(struct open_work *w)
+void file_find_alignment(int fd, bool is_device, int64_t length,
+                         int64_t *request, int64_t *memory)
 {
-    struct file_state *s = w->node->state;
     int block;
 
-    if (ask_direct_alignment(w, s->fd)) {
+    if (ask_direct_alignment(fd, request, memory)) {
         return;
     }
-    if (s->is_device && ioctl(s->fd, BLKSSZGET, &block) == 0 && block > 0) {
-        w->request_alignment = block;
+    if (is_device && ioctl(fd, BLKSSZGET, &block) == 0 && block > 0) {
+        *request = block;
     } else {
-        w->request_alignment = probe_direct_alignment(s->fd, w->length);
+        *request = probe_direct_alignment(fd, length);
     }
-    w->memory_alignment = w->request_alignment;
+    *memory = *request;
 }
 
 static bool open_and_look(struct open_work *w)
@@ -195,7 +195,8 @@ static bool open_and_look(struct open_work *w)
     s->in_memory = !s->is_device && fstatfs(s->fd, &fs) == 0 &&
                    (fs.f_type == TMPFS_MAGIC || fs.f_type == RAMFS_MAGIC);
     if (s->direct) {
-        find_direct_alignment(w);
+        file_find_alignment(s->fd, s->is_device, w->length,
+                            &w->request_alignment, &w->memory_alignment);
     }
     return !w->locking || file_lock_open(s, s->fd, w->filename, w->error);
 }
@@ -249,7 +250,7 @@ static bool co_open_any(struct node *node,
         .error = error,
     };
 
-    s->fd = s->lock_fd = -1;
+    s->fd = s->lock_fd = s->next.fd = -1;
     s->direct = node->cache_direct;
     s->nowait_reads = true;
     s->can_punch_hole = s->can_zero_range = s->can_discard = true;
@@ -329,6 +330,10 @@ const struct block_driver driver_file = {
     .unmapped_reads_zero = true,
     .co_open = co_file_open,
     .co_close = co_file_close,
+    .reopens = true,
+    .co_reopen_prepare = co_file_reopen_prepare,
+    .co_reopen_commit = co_file_reopen_commit,
+    .co_reopen_abort = co_file_reopen_abort,
     .co_preadv = co_file_preadv,
     .co_pwritev = co_file_pwritev,
     .co_pwrite_zeroes = co_file_pwrite_zeroes,
@@ -357,6 +362,10 @@ const struct block_driver driver_host_device = {
     .zeroes_unmap = true,
     .co_open = co_device_open,
     .co_close = co_file_close,
+    .reopens = true,
+    .co_reopen_prepare = co_file_reopen_prepare,
+    .co_reopen_commit = co_file_reopen_commit,
+    .co_reopen_abort = co_file_reopen_abort,
     .co_preadv = co_file_preadv,
     .co_pwritev = co_file_pwritev,
     .co_pwrite_zeroes = co_file_pwrite_zeroes,

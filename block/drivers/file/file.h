@@ -50,12 +50,33 @@ struct file_state {
     /* Counts what may have deallocated: an answer found before is not kept. */
     uint64_t holes_made;
 
+    /* By a reopen in progress: what takes fd's place; -1: nothing does. */
+    struct {
+        int fd;
+        bool direct;
+        int64_t request_alignment, memory_alignment;
+    } next;
+
     /* Locks: see lock.c. */
     int lock_fd; /* -1: locking is off */
     unsigned held_perm, held_unshared;
     unsigned next_perm, next_unshared; /* between prepare and commit */
     bool preparing;
 };
+
+/* ---- file.c ---- */
+/* What O_DIRECT demands of requests and memory; blocking, for a worker. */
+void file_find_alignment(int fd, bool is_device, int64_t length,
+                         int64_t *request, int64_t *memory);
+/* An errno of open() that reading only might avoid. */
+bool file_may_not_write(int err);
+
+/* ---- reopen.c ---- */
+bool co_file_reopen_prepare(struct node *node, const struct node_reopen *to,
+                            GError **error);
+void co_file_reopen_commit(struct node *node,
+                           const struct blockdev_options *options);
+void co_file_reopen_abort(struct node *node);
 
 /* ---- io.c ---- */
 int co_file_preadv(struct node *node, int64_t offset, int64_t bytes,

@@ -233,11 +233,13 @@ static bool co_drop_stale(struct qcow2 *s, GError **error)
     return co_qcow2_bitmaps_forget(s, error);
 }
 
+bool co_qcow2_bitmaps_writable(struct qcow2 *s, GError **error)
+{
+    return co_drop_stale(s, error) && co_qcow2_bitmaps_mark_in_use(s, error);
+}
+
 bool co_qcow2_bitmaps_open(struct qcow2 *s, GError **error)
 {
     co_load_all(s);
-    if (s->node->read_only) {
-        return true;
-    }
-    return co_drop_stale(s, error) && co_qcow2_bitmaps_mark_in_use(s, error);
+    return s->node->read_only || co_qcow2_bitmaps_writable(s, error);
 }

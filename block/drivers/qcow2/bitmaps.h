@@ -62,6 +62,8 @@ void co_qcow2_bitmaps_read(struct qcow2 *s);
 /* The last step of an open: the image's bitmaps become the node's, and are
  * marked on disk if the node may write. */
 bool co_qcow2_bitmaps_open(struct qcow2 *s, GError **error);
+/* Before the first write: nothing on disk may claim to follow that does not. */
+bool co_qcow2_bitmaps_writable(struct qcow2 *s, GError **error);
 /* Entries that the table of a bitmap over `length` bytes needs. */
 int64_t qcow2_bitmap_table_entries(const struct qcow2 *s, int64_t length,
                                    unsigned granularity_bits);

@@ -132,11 +132,10 @@ static bool set_up_caches(struct qcow2 *s,
     return true;
 }
 
-bool qcow2_apply_options(struct qcow2 *s,
+bool qcow2_check_options(const struct qcow2 *s,
                          const struct blockdev_options_qcow2 *o, GError **error)
 {
-    bool request = o->has_pass_discard_request ? o->pass_discard_request
-                                               : s->node->discard;
+    struct cache_sizes c;
 
     if (o->encrypt) {
         return error_set(error, "Parameter 'encrypt' is not supported");
@@ -145,9 +144,19 @@ bool qcow2_apply_options(struct qcow2 *s,
         return error_set(error, "'data-file' can only be set for images with "
                                 "an external data file");
     }
-    if (o->has_compress_effort) {
-        s->compress_effort = o->compress_effort;
+    return parse_cache_sizes(s, o, &c, error);
+}
+
+bool qcow2_apply_options(struct qcow2 *s,
+                         const struct blockdev_options_qcow2 *o, GError **error)
+{
+    bool request = o->has_pass_discard_request ? o->pass_discard_request
+                                               : s->node->discard;
+
+    if (!qcow2_check_options(s, o, error)) {
+        return false;
     }
+    s->compress_effort = o->has_compress_effort ? o->compress_effort : 0;
     s->discard_passed[FREE_REQUEST] = request;
     s->discard_passed[FREE_OTHER] =
         o->has_pass_discard_other && o->pass_discard_other;

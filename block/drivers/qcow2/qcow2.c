@@ -106,11 +106,8 @@ static bool co_repair_if_dirty(struct qcow2 *s, GError **error)
            error_set_errno(error, ret, "Could not update qcow2 header");
 }
 
-static bool co_prepare_writing(struct qcow2 *s, GError **error)
+bool co_qcow2_prepare_writing(struct qcow2 *s, GError **error)
 {
-    if (s->node->read_only) {
-        return true;
-    }
     if (s->header.incompatible & QCOW2_INCOMPAT_CORRUPT) {
         return error_set(error, "qcow2: Image is corrupt; cannot be opened "
                                 "read/write");
@@ -135,7 +132,7 @@ static bool co_open_image(struct qcow2 *s,
         return false;
     }
     co_qcow2_bitmaps_read(s);
-    return co_prepare_writing(s, error) &&
+    return (s->node->read_only || co_qcow2_prepare_writing(s, error)) &&
            co_node_open_backing(s->node, o->backing, error) &&
            co_qcow2_bitmaps_open(s, error);
 }
@@ -169,7 +166,7 @@ static int co_qcow2_flush(struct node *node)
 
 /* Nobody uses mappings any more, so each round moves all frees on; what the
  * last ones changed in the refcounts is one more. */
-static int co_settle(struct qcow2 *s)
+int co_qcow2_settle(struct qcow2 *s)
 {
     int ret = co_qcow2_commit(s);
 
@@ -192,7 +189,7 @@ static void co_qcow2_close(struct node *node)
             g_warning("qcow2: closing '%s', its bitmaps are lost: %s",
                       node->name, error->message);
         }
-        int ret = co_settle(s);
+        int ret = co_qcow2_settle(s);
         if (ret < 0) {
             g_warning("qcow2: closing '%s' failed, clusters may be leaked: %s",
                       node->name, g_strerror(-ret));
@@ -306,6 +303,12 @@ const struct block_driver driver_qcow2 = {
     .unmapped_reads_zero = true,
     .co_open = co_qcow2_open,
     .co_close = co_qcow2_close,
+    .reopens = true,
+    .mutable_options = qcow2_mutable_options,
+    .co_reopen_prepare = co_qcow2_reopen_prepare,
+    .co_reopen_commit = co_qcow2_reopen_commit,
+    .co_reopen_abort = co_qcow2_reopen_abort,
+    .co_reopen_writable = co_qcow2_reopen_writable,
     .co_preadv = co_qcow2_preadv,
     .co_pwritev = co_qcow2_pwritev,
     .co_pwrite_zeroes = co_qcow2_pwrite_zeroes,

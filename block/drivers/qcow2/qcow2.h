@@ -145,7 +145,27 @@ struct mapping {
 /* Reads and checks header and extensions; sets node->backing_filename and
  * backing_format, s->header and the geometry. */
 bool co_qcow2_read_header(struct qcow2 *s, GError **error);
+/* ---- qcow2.c ---- */
+/* Everything that is in memory only goes to the file, of a node that no request
+ * is in; 0 or -errno. */
+int co_qcow2_settle(struct qcow2 *s);
+/* What has to be done to an image before its first write. */
+bool co_qcow2_prepare_writing(struct qcow2 *s, GError **error);
+
+/* ---- reopen.c ---- */
+extern const char *const qcow2_mutable_options[];
+bool co_qcow2_reopen_prepare(struct node *node, const struct node_reopen *to,
+                             GError **error);
+void co_qcow2_reopen_commit(struct node *node,
+                            const struct blockdev_options *options);
+void co_qcow2_reopen_abort(struct node *node);
+bool co_qcow2_reopen_writable(struct node *node, GError **error);
+
 /* ---- options.c ---- */
+/* Whether the options are possible for the image. */
+bool qcow2_check_options(const struct qcow2 *s,
+                         const struct blockdev_options_qcow2 *o,
+                         GError **error);
 /* Sets the caches up and what else follows from the options. */
 bool qcow2_apply_options(struct qcow2 *s,
                          const struct blockdev_options_qcow2 *o,
