@@ -267,8 +267,14 @@ static void on_flush(void *opaque)
         return;
     }
     for (unsigned i = 0; i < dev->num_queues; i++) {
-        if (virtqueue_publish(&dev->queues[i].vq)) {
+        struct virtqueue *vq = &dev->queues[i].vq;
+
+        if (virtqueue_publish(vq)) {
             dev->transport->notify_queue(dev->transport_opaque, i);
+        }
+        if (G_UNLIKELY(vq->broken)) {
+            virtio_blk_break(dev, vq->broken);
+            return;
         }
     }
 }

@@ -120,6 +120,21 @@ int guest_memory_map(const struct guest_memory *m, uint64_t gpa, uint64_t bytes,
     return n;
 }
 
+bool guest_memory_gpa(const struct guest_memory *m, const void *host,
+                      uint64_t *gpa)
+{
+    for (unsigned i = 0; i < m->count; i++) {
+        const struct guest_region *r = &m->regions[i];
+        uint64_t at = (uintptr_t)host - (uintptr_t)r->host;
+
+        if (at < r->bytes) {
+            *gpa = r->gpa + at;
+            return true;
+        }
+    }
+    return false;
+}
+
 int guest_memory_read(const struct guest_memory *m, uint64_t gpa, void *buf,
                       size_t bytes)
 {

@@ -58,6 +58,9 @@ static inline void *guest_memory_at(const struct guest_memory *m, uint64_t gpa,
  * many: -EFAULT if a byte is outside the table, -E2BIG if max is too small. */
 int guest_memory_map(const struct guest_memory *m, uint64_t gpa, uint64_t bytes,
                      struct iovec *vec, unsigned max);
+/* The other way: the guest's address of a byte that is part of it. */
+bool guest_memory_gpa(const struct guest_memory *m, const void *host,
+                      uint64_t *gpa);
 /* Copies out of guest memory, across regions; 0 or -EFAULT. */
 int guest_memory_read(const struct guest_memory *m, uint64_t gpa, void *buf,
                       size_t bytes);

@@ -1,10 +1,11 @@
 /*
- * A ring whose requests are entered in books: the ring format of a queue for
- * which more is to be done than to move chains.
+ * A ring whose requests are entered in books, or whose writes to guest memory
+ * are logged: the ring format of a queue for which more is to be done than to
+ * move chains.
  *
  * It stands in front of the format that the driver speaks (vq->base), so that a
- * queue without books pays nothing for them. What the books say is to be done
- * again is popped first. Runs on the device's loop, does not suspend.
+ * queue without books or a log pays nothing for them. What the books say is to
+ * be done again is popped first. Runs on the device's loop, does not suspend.
  */
 #include <errno.h>
 
@@ -40,7 +41,8 @@ static int tracked_pop(struct virtqueue *vq, uint16_t *heads, unsigned max)
     uint16_t pos = vq->last_avail;
     int n = vq->base->pop(vq, heads, max);
 
-    if (n > 0 && !vq->base->inflight->taken(vq, heads, n, pos)) {
+    if (n > 0 && vq->inflight &&
+        !vq->base->inflight->taken(vq, heads, n, pos)) {
         return virtqueue_unpop(vq, heads, n);
     }
     return n;
@@ -48,17 +50,31 @@ static int tracked_pop(struct virtqueue *vq, uint16_t *heads, unsigned max)
 
 static void tracked_push(struct virtqueue *vq, uint16_t head, uint32_t written)
 {
-    if (G_LIKELY(inflight_give_back(vq, head))) {
+    if (vq->inflight && !inflight_give_back(vq, head)) {
+        return;
+    }
+    if (vq->log.log) {
+        dirty_log_chain(vq, virtqueue_slot(vq, head));
+    }
+    if (G_LIKELY(!vq->broken)) {
         vq->base->push(vq, head, written);
     }
 }
 
 static bool tracked_publish(struct virtqueue *vq)
 {
-    vq->base->inflight->showing(vq);
+    if (vq->inflight) {
+        vq->base->inflight->showing(vq);
+    }
     bool notify = vq->base->publish(vq);
 
-    vq->base->inflight->shown(vq);
+    if (vq->inflight) {
+        vq->base->inflight->shown(vq);
+    }
+    if (vq->log.log) {
+        dirty_log_ring(vq);
+        dirty_log_tell(vq->log.log);
+    }
     return notify;
 }
 
@@ -70,6 +86,9 @@ static bool tracked_has_work(const struct virtqueue *vq)
 static void tracked_set_notify(struct virtqueue *vq, bool on)
 {
     vq->base->set_notify(vq, on);
+    if (vq->log.log) {
+        dirty_log_ring(vq);
+    }
 }
 
 const struct ring_format tracked_ring_format = {

@@ -13,6 +13,7 @@
 
 #define PROTOCOL_FEATURES                                    \
     (VIRTIO_BIT(VHOST_USER_PROTOCOL_F_MQ) |                  \
+     VIRTIO_BIT(VHOST_USER_PROTOCOL_F_LOG_SHMFD) |           \
      VIRTIO_BIT(VHOST_USER_PROTOCOL_F_REPLY_ACK) |           \
      VIRTIO_BIT(VHOST_USER_PROTOCOL_F_BACKEND_REQ) |         \
      VIRTIO_BIT(VHOST_USER_PROTOCOL_F_CONFIG) |              \
@@ -34,7 +35,8 @@ static bool answer_u64(struct vhost_user_message *m, uint64_t value,
 static uint64_t offered(const struct vhost_user_session *s)
 {
     return virtio_blk_offered(s->dev) |
-           VIRTIO_BIT(VHOST_USER_F_PROTOCOL_FEATURES);
+           VIRTIO_BIT(VHOST_USER_F_PROTOCOL_FEATURES) |
+           VIRTIO_BIT(VHOST_F_LOG_ALL);
 }
 
 static bool on_get_features(struct vhost_user_session *s,
@@ -54,7 +56,8 @@ static bool on_set_features(struct vhost_user_session *s,
         return error_set(error, "%s: features 0x%" PRIx64 " were not offered",
                          m->name, features & ~offered(s));
     }
-    if (s->begun && features != s->features) {
+    /* Logging begins and ends while the guest runs. */
+    if (s->begun && (features ^ s->features) & ~VIRTIO_BIT(VHOST_F_LOG_ALL)) {
         return error_set(error, "%s: a queue is running", m->name);
     }
     if (!s->features_set &&
@@ -71,6 +74,7 @@ static bool on_set_features(struct vhost_user_session *s,
     }
     s->features = features;
     s->features_set = true;
+    vhost_user_log_update(s);
     return true;
 }
 
@@ -269,6 +273,8 @@ static vhost_user_handler_fn *const handlers[] = {
     [VHOST_USER_SET_OWNER] = on_nothing,
     [VHOST_USER_RESET_OWNER] = on_nothing,
     [VHOST_USER_SET_MEM_TABLE] = co_on_set_mem_table,
+    [VHOST_USER_SET_LOG_BASE] = vhost_user_on_set_log_base,
+    [VHOST_USER_SET_LOG_FD] = vhost_user_on_set_log_fd,
     [VHOST_USER_SET_VRING_NUM] = vhost_user_on_set_vring_num,
     [VHOST_USER_SET_VRING_ADDR] = vhost_user_on_set_vring_addr,
     [VHOST_USER_SET_VRING_BASE] = vhost_user_on_set_vring_base,

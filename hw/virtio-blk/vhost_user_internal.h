@@ -35,6 +35,12 @@ struct vhost_user_inflight {
     struct inflight *queues;
 };
 
+/* Where writes to guest memory are logged. */
+struct vhost_user_log {
+    struct vhost_user_shared shared;
+    struct dirty_log log;
+};
+
 /* One connection. Lives on the device's loop, from accept to its end. */
 struct vhost_user_session {
     struct vhost_user_server *server;
@@ -49,6 +55,7 @@ struct vhost_user_session {
     struct vhost_user_vring *vrings;
     struct vhost_user_memory memory;
     struct vhost_user_inflight inflight;
+    struct vhost_user_log log;
 };
 
 struct vhost_user_server {
@@ -92,6 +99,18 @@ bool vhost_user_relocate_rings(struct vhost_user_session *s, GError **error);
 void vhost_user_drop_kick(struct vhost_user_vring *v);
 /* Stops all queues and forgets them. Suspends. */
 void co_vhost_user_stop_all(struct vhost_user_session *s);
+
+/* A descriptor that can be waited for or signalled; made non-blocking. */
+bool vhost_user_check_eventfd(const struct vhost_user_message *m, int fd,
+                              GError **error);
+
+/* ---- vhost_user_log.c ---- */
+
+vhost_user_handler_fn vhost_user_on_set_log_base, vhost_user_on_set_log_fd;
+
+/* The log, the features or a ring have changed: what each queue logs. */
+void vhost_user_log_update(struct vhost_user_session *s);
+void vhost_user_log_drop(struct vhost_user_session *s);
 
 /* ---- vhost_user_inflight.c ---- */
 

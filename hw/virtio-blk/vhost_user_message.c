@@ -47,6 +47,8 @@ static const struct row {
     ROW(SET_OWNER, 0, 0, NO_FD, false, ANY_FEATURE),
     ROW(RESET_OWNER, 0, 0, NO_FD, false, ANY_FEATURE),
     ROW(SET_MEM_TABLE, TABLE_HEAD, SIZE(table), REGION_FDS, false, ANY_FEATURE),
+    ROW(SET_LOG_BASE, SIZE(log), SIZE(log), ONE_FD, true, NEEDS(LOG_SHMFD)),
+    ROW(SET_LOG_FD, 0, 8, ONE_FD, false, ANY_FEATURE),
     ROW(SET_VRING_NUM, SIZE(state), SIZE(state), NO_FD, false, ANY_FEATURE),
     ROW(SET_VRING_ADDR, SIZE(addr), SIZE(addr), NO_FD, false, ANY_FEATURE),
     ROW(SET_VRING_BASE, SIZE(state), SIZE(state), NO_FD, false, ANY_FEATURE),

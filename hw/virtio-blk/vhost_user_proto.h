@@ -14,6 +14,8 @@ enum vhost_user_request {
     VHOST_USER_SET_OWNER = 3,
     VHOST_USER_RESET_OWNER = 4,
     VHOST_USER_SET_MEM_TABLE = 5,
+    VHOST_USER_SET_LOG_BASE = 6,
+    VHOST_USER_SET_LOG_FD = 7,
     VHOST_USER_SET_VRING_NUM = 8,
     VHOST_USER_SET_VRING_ADDR = 9,
     VHOST_USER_SET_VRING_BASE = 10,
@@ -53,6 +55,7 @@ enum vhost_user_request {
 
 enum vhost_user_protocol_feature {
     VHOST_USER_PROTOCOL_F_MQ = 0,
+    VHOST_USER_PROTOCOL_F_LOG_SHMFD = 1,
     VHOST_USER_PROTOCOL_F_REPLY_ACK = 3,
     VHOST_USER_PROTOCOL_F_BACKEND_REQ = 5,
     VHOST_USER_PROTOCOL_F_CONFIG = 9,
@@ -116,6 +119,11 @@ struct vhost_user_config {
     uint8_t data[VHOST_USER_MAX_CONFIG];
 };
 
+struct vhost_user_log_area {
+    uint64_t mmap_size;
+    uint64_t mmap_offset;
+};
+
 /* Some front-ends send it with the padding at its end, some without. */
 struct vhost_user_inflight_area {
     uint64_t mmap_size;
@@ -133,6 +141,7 @@ union vhost_user_payload {
     struct vhost_user_mem_region region;
     struct vhost_user_config config;
     struct vhost_user_inflight_area inflight;
+    struct vhost_user_log_area log;
 };
 
 #endif

@@ -80,6 +80,9 @@ static const char *memory_lost(void *opaque)
     if (s && vhost_user_shared_lost(&s->inflight.shared)) {
         return "the in-flight region has gone away";
     }
+    if (s && vhost_user_shared_lost(&s->log.shared)) {
+        return "the log of dirty pages has gone away";
+    }
     return NULL;
 }
 
@@ -121,6 +124,7 @@ static struct vhost_user_session *session_new(struct vhost_user_server *server,
     s->dev = server->dev;
     s->socket = socket;
     s->backend_channel = -1;
+    s->log.log.fd = -1;
     s->vrings = g_new0(struct vhost_user_vring, s->dev->num_queues);
     for (unsigned i = 0; i < s->dev->num_queues; i++) {
         s->vrings[i] = (struct vhost_user_vring){
@@ -138,6 +142,7 @@ static void co_session_free(struct vhost_user_session *s)
     co_vhost_user_stop_all(s);
     s->dev->memory = NULL;
     vhost_user_inflight_drop(s);
+    vhost_user_log_drop(s);
     vhost_user_memory_destroy(&s->memory);
     if (s->backend_channel >= 0) {
         loop_fd_set(s->dev->loop, s->backend_channel, NULL, NULL, NULL);

@@ -150,6 +150,7 @@ static bool maybe_start(struct vhost_user_vring *v, GError **error)
         return error_set(error, "queue %u: %s", v->index, s->dev->broken);
     }
     loop_fd_set(s->dev->loop, v->kick, on_kick, NULL, v);
+    vhost_user_log_update(s);
     if (setup.inflight) {
         /* Who ended before us may have shown something and not told. */
         vhost_user_transport.notify_queue(s->server, v->index);
@@ -246,6 +247,7 @@ bool vhost_user_on_set_vring_addr(struct vhost_user_session *s,
     }
     v->addr = *p;
     v->has_addr = true;
+    vhost_user_log_update(s);
     return start_named(v, m, error);
 }
 
@@ -283,6 +285,21 @@ bool co_vhost_user_on_get_vring_base(struct vhost_user_session *s,
     return true;
 }
 
+bool vhost_user_check_eventfd(const struct vhost_user_message *m, int fd,
+                              GError **error)
+{
+    struct stat st;
+
+    /* An eventfd has no type; a pipe or a socket would work as well. */
+    if (fstat(fd, &st) < 0 ||
+        ((st.st_mode & S_IFMT) && !S_ISFIFO(st.st_mode) &&
+         !S_ISSOCK(st.st_mode)) ||
+        fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK) < 0) {
+        return error_set(error, "%s: the descriptor is no eventfd", m->name);
+    }
+    return true;
+}
+
 /* Takes the descriptor of a SET_VRING_{KICK,CALL,ERR}: NULL if it, or the
  * queue, will not do. *fd is -1 for none. */
 static struct vhost_user_vring *vring_fd(struct vhost_user_session *s,
@@ -290,7 +307,6 @@ static struct vhost_user_vring *vring_fd(struct vhost_user_session *s,
                                          GError **error)
 {
     uint64_t value = m->payload.u64;
-    struct stat st;
 
     if (value &
         ~(uint64_t)(VHOST_USER_VRING_INDEX_MASK | VHOST_USER_VRING_NO_FD)) {
@@ -304,12 +320,7 @@ static struct vhost_user_vring *vring_fd(struct vhost_user_session *s,
     if (!v || value & VHOST_USER_VRING_NO_FD) {
         return v;
     }
-    /* An eventfd has no type; a pipe or a socket would work as well. */
-    if (fstat(m->fds[0], &st) < 0 ||
-        ((st.st_mode & S_IFMT) && !S_ISFIFO(st.st_mode) &&
-         !S_ISSOCK(st.st_mode)) ||
-        fcntl(m->fds[0], F_SETFL, fcntl(m->fds[0], F_GETFL) | O_NONBLOCK) < 0) {
-        error_set(error, "%s: the descriptor is no eventfd", m->name);
+    if (!vhost_user_check_eventfd(m, m->fds[0], error)) {
         return NULL;
     }
     *fd = vhost_user_take_fd(m, 0);

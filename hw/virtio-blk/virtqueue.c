@@ -83,6 +83,15 @@ bool virtqueue_start(struct virtqueue *vq, const struct ring_format *format,
     return format->map(vq) && (!vq->inflight || format->inflight->recover(vq));
 }
 
+void virtqueue_set_log(struct virtqueue *vq, const struct dirty_log_use *use)
+{
+    vq->log = *use;
+    vq->format = vq->inflight || use->log ? &tracked_ring_format : vq->base;
+    if (use->log) {
+        dirty_log_ring(vq); /* what it has written so far is not known */
+    }
+}
+
 void virtqueue_stop(struct virtqueue *vq)
 {
     for (unsigned i = 0; i < vq->max_size; i++) {
@@ -92,6 +101,7 @@ void virtqueue_stop(struct virtqueue *vq)
     vq->format = NULL;
     vq->inflight = NULL;
     vq->resubmits = 0;
+    vq->log = (struct dirty_log_use){0};
     vq->memory = NULL;
     vq->desc = NULL;
     vq->avail = NULL;

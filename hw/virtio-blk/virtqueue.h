@@ -19,6 +19,7 @@
 #include <stdint.h>
 #include <sys/uio.h>
 
+#include "hw/virtio-blk/dirty_log.h"
 #include "hw/virtio-blk/guest_memory.h"
 #include "util/iov.h"
 
@@ -101,6 +102,7 @@ struct virtqueue {
     const struct ring_format *base; /* what the driver speaks */
     struct inflight *inflight;      /* or NULL */
     uint16_t resubmits;             /* left to be done again */
+    struct dirty_log_use log;
     /* cold */
     uint16_t max_size;      /* also the most buffers of a chain; see pop */
     struct iovec *big_vecs; /* max_vecs entries a slot; untouched when unused */
@@ -123,7 +125,7 @@ struct ring_format {
     const struct inflight_format *inflight;
 };
 extern const struct ring_format split_ring_format, packed_ring_format;
-/* In front of the others, for a queue with books. */
+/* In front of the others, for a queue with books or a log. */
 extern const struct ring_format tracked_ring_format;
 
 /* Makes the slots; max_size is a power of 2 <= VIRTQUEUE_MAX_SIZE, slot_bytes
@@ -138,6 +140,8 @@ void virtqueue_destroy(struct virtqueue *vq);
 bool virtqueue_start(struct virtqueue *vq, const struct ring_format *format,
                      const struct guest_memory *memory,
                      const struct virtqueue_setup *setup);
+/* What is logged from now on; of a queue that has started. */
+void virtqueue_set_log(struct virtqueue *vq, const struct dirty_log_use *use);
 /* Forgets everything. The caller has seen the end of all chains in flight. */
 void virtqueue_stop(struct virtqueue *vq);
 

@@ -30,6 +30,12 @@ static inline void store_release_u32(uint32_t *p, uint32_t v)
     __atomic_store_n(p, v, __ATOMIC_RELEASE);
 }
 
+/* Whoever sees the bits sees all stores before. */
+static inline void or_release_u8(uint8_t *p, uint8_t bits)
+{
+    __atomic_fetch_or(p, bits, __ATOMIC_RELEASE);
+}
+
 /* Stores before it are not made after it: enough where another process reads
  * them once this one has ended. */
 static inline void compiler_barrier(void)

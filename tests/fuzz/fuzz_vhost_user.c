@@ -238,6 +238,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     }
     CHECK(vhost_client_connect(&client, name, pass, NULL));
     uint8_t start = u8(&s);
+    client.log_rings = start & 16;
+    client.log_shift = start & 32 ? UINT64_C(0x8000000) : 0;
     if (start & 4) {
         CHECK(vhost_client_negotiate(&client, 0, 0));
         CHECK(vhost_client_share_memory(&client, 1, QUEUE, false));

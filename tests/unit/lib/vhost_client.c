@@ -368,16 +368,26 @@ uint32_t vhost_client_base(const struct vhost_client *c, unsigned n)
     return pos | pos << 16;
 }
 
-bool vhost_client_start_queue(struct vhost_client *c, unsigned i, uint32_t base)
+bool vhost_client_set_addr(struct vhost_client *c, unsigned i)
 {
     struct vhost_client_queue *q = &c->queues[i];
     struct vhost_user_region r = region(c, i);
     struct vhost_user_vring_addr addr = {
         .index = i,
+        .flags = c->log_rings ? VHOST_VRING_F_LOG : 0,
+        .log = q->ring.used_gpa + c->log_shift,
         .desc = q->ring.desc_gpa - r.gpa + r.user,
         .used = q->ring.used_gpa - r.gpa + r.user,
         .avail = q->ring.avail_gpa - r.gpa + r.user,
     };
+
+    return vhost_client_set(c, VHOST_USER_SET_VRING_ADDR, &addr, sizeof(addr),
+                            NULL, 0);
+}
+
+bool vhost_client_start_queue(struct vhost_client *c, unsigned i, uint32_t base)
+{
+    struct vhost_client_queue *q = &c->queues[i];
 
     close_fd(&q->kick);
     close_fd(&q->call);
@@ -388,8 +398,7 @@ bool vhost_client_start_queue(struct vhost_client *c, unsigned i, uint32_t base)
     return vhost_client_set_state(c, VHOST_USER_SET_VRING_NUM, i,
                                   c->queue_size) &&
            vhost_client_set_state(c, VHOST_USER_SET_VRING_BASE, i, base) &&
-           vhost_client_set(c, VHOST_USER_SET_VRING_ADDR, &addr, sizeof(addr),
-                            NULL, 0) &&
+           vhost_client_set_addr(c, i) &&
            vhost_client_set_u64(c, VHOST_USER_SET_VRING_ERR, i, q->err) &&
            vhost_client_set_u64(c, VHOST_USER_SET_VRING_CALL, i, q->call) &&
            vhost_client_set_u64(c, VHOST_USER_SET_VRING_KICK, i, q->kick) &&

@@ -40,6 +40,8 @@ struct vhost_client {
     int inflight_fd;                  /* -1: none */
     struct vhost_user_inflight_area inflight;
     uint8_t *inflight_region; /* mapped */
+    bool log_rings;           /* queues start with VHOST_VRING_F_LOG ... */
+    uint64_t log_shift;       /* and this far from where they are */
 };
 
 /* path "@name" is in the abstract name space. wait NULL: sleeps until something
@@ -103,6 +105,9 @@ bool vhost_client_open_channel(struct vhost_client *c);
 bool vhost_client_get_inflight(struct vhost_client *c, unsigned num_queues,
                                uint16_t queue_size);
 bool vhost_client_set_inflight(struct vhost_client *c);
+
+/* Tells the addresses of a queue; also of one that runs. */
+bool vhost_client_set_addr(struct vhost_client *c, unsigned i);
 
 void vhost_client_kick(struct vhost_client *c, unsigned queue);
 /* Takes completions; true if there were any. */
