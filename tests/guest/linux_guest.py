@@ -1,18 +1,23 @@
 """A real Linux kernel in an emulated machine, with disks over vhost-user.
 
-The kernel is Debian's; the initramfs holds busybox, the virtio modules and a
-script that carries out what it reads from the second serial port. No network,
-no root file system.
+The kernel is Debian's; the initramfs holds busybox, e2fsprogs, the virtio
+modules, a program that makes load, and a script that carries out what it reads
+from the second serial port. No network, no root file system.
 """
+import functools
 import glob
 import io
 import os
 import re
+import shutil
 import socket
 import stat
 import subprocess
+import tempfile
 import time
 
+HERE = os.path.dirname(os.path.abspath(__file__))
+PROGRAMS = ("mke2fs", "e2fsck")
 MODULES = ("virtio_ring", "virtio", "virtio_pci_legacy_dev",
            "virtio_pci_modern_dev", "virtio_pci", "virtio_blk")
 
@@ -73,16 +78,56 @@ def module(release, name):
     if found[0].endswith(".xz"):
         return subprocess.run(["xz", "-dc", found[0]], check=True,
                               capture_output=True).stdout
-    with open(found[0], "rb") as f:
+    return file_content(found[0])
+
+
+def file_content(path):
+    with open(path, "rb") as f:
         return f.read()
 
 
+def libraries(path):
+    """What a program needs beside itself, the loader too."""
+    out = subprocess.run(["ldd", path], check=True, capture_output=True,
+                         text=True).stdout
+    return re.findall(r"(/\S+) \(0x", out)
+
+
+def built(name):
+    """A C program of this folder, for a machine without libraries."""
+    with tempfile.TemporaryDirectory() as directory:
+        out = os.path.join(directory, name)
+        subprocess.run(["gcc", "-D_GNU_SOURCE", "-O2", "-Wall", "-static", "-o",
+                        out, os.path.join(HERE, f"{name}.c")], check=True)
+        return file_content(out)
+
+
+def add_programs(archive):
+    needed = set()
+    for name in PROGRAMS:
+        path = shutil.which(name, path="/usr/sbin:/sbin:/usr/bin:/bin")
+        assert path, f"{name} is not installed"
+        archive.add(f"bin/{name}", stat.S_IFREG | 0o755, file_content(path))
+        needed |= set(libraries(path))
+    directories = set()
+    for path in sorted(needed):
+        parent = os.path.dirname(path).lstrip("/")
+        for i, c in enumerate(parent + "/"):
+            if c == "/" and parent[:i] not in directories:
+                directories.add(parent[:i])
+                archive.add(parent[:i], stat.S_IFDIR | 0o755)
+        archive.add(path.lstrip("/"), stat.S_IFREG | 0o755, file_content(path))
+    archive.add("bin/load", stat.S_IFREG | 0o755, built("load"))
+
+
+@functools.lru_cache
 def initramfs(release):
     archive = Archive()
     for name in ("bin", "dev", "proc", "sys", "modules", "mnt", "tmp"):
         archive.add(name, stat.S_IFDIR | 0o755)
-    with open("/bin/busybox", "rb") as f:
-        archive.add("bin/busybox", stat.S_IFREG | 0o755, f.read())
+    archive.add("bin/busybox", stat.S_IFREG | 0o755,
+                file_content("/bin/busybox"))
+    add_programs(archive)
     archive.add("bin/sh", stat.S_IFLNK | 0o777, b"busybox")
     for name in MODULES:
         archive.add(f"modules/{name}.ko", stat.S_IFREG | 0o644,
@@ -92,10 +137,12 @@ def initramfs(release):
 
 
 class LinuxGuest:
-    """A machine with a disk for each vhost-user socket: /dev/vda, ..."""
+    """A machine with a disk for each vhost-user socket: /dev/vda, ... `devices`
+    are more properties of each disk's device. A back-end that dies is
+    connected to again."""
 
     def __init__(self, directory, sockets, queues=None, processors=1,
-                 timeout=120):
+                 devices=None, timeout=120):
         os.makedirs(directory, exist_ok=True)
         self.directory = str(directory)
         self.timeout = timeout
@@ -118,9 +165,11 @@ class LinuxGuest:
                 "-chardev", f"socket,id=commands,fd={theirs.fileno()}",
                 "-serial", "chardev:commands"]
         for i, path in enumerate(sockets):
-            argv += ["-chardev", f"socket,id=disk{i},path={path}",
+            argv += ["-chardev",
+                     f"socket,id=disk{i},path={path},reconnect=1",
                      "-device", f"vhost-user-blk-pci,chardev=disk{i},"
-                     f"num-queues={queues[i] if queues else 1}"]
+                     f"num-queues={queues[i] if queues else 1}"
+                     f"{devices[i] if devices else ''}"]
         self.stderr_path = os.path.join(self.directory, "stderr")
         with open(self.stderr_path, "wb") as stderr:
             self.process = subprocess.Popen(
