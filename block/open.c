@@ -53,6 +53,7 @@ struct node *co_open_node(const struct blockdev_options *options,
         return NULL;
     }
     node_settings_apply(node, &settings);
+    node->no_backing = defaults->no_backing;
     if ((driver->co_open && !driver->co_open(node, options, error))) {
         co_node_discard(node);
         return NULL;
@@ -67,7 +68,14 @@ struct node *co_node_open(const struct blockdev_options *options,
                           GError **error)
 {
     static const struct open_defaults none;
-    return co_open_node(options, &none, NULL, NULL, error);
+    return co_node_open_with(options, &none, error);
+}
+
+struct node *co_node_open_with(const struct blockdev_options *options,
+                               const struct open_defaults *defaults,
+                               GError **error)
+{
+    return co_open_node(options, defaults, NULL, NULL, error);
 }
 
 /* ---- children ---- */
@@ -109,6 +117,7 @@ struct edge *co_node_open_child(struct node *parent,
     } else {
         struct open_defaults d = node_child_defaults(
             node_is_filter(parent), node_settings_of(parent), roles);
+        d.no_backing = parent->no_backing && (roles & ROLE_FILTERED);
         child = co_open_node(&ref->u.definition, &d, parent, NULL, error);
     }
     return child ? co_adopt(parent, child, child_name, roles, error) : NULL;
@@ -233,7 +242,8 @@ bool co_node_open_backing(struct node *node,
     GError *why = NULL;
     struct node *backing;
     if (ref ? ref->kind == QAPI_KIND_NULL
-            : !node->backing_filename || !*node->backing_filename) {
+            : node->no_backing || !node->backing_filename ||
+                  !*node->backing_filename) {
         return true;
     }
     backing = ref ? co_backing_by_ref(node, ref, &why)

@@ -64,6 +64,7 @@ struct node {
     bool turning_read_only;  /* private: by a reopen in progress */
     bool force_share;        /* option: lock nothing */
     bool auto_read_only;     /* option */
+    bool no_backing;         /* the backing file that it names is not open */
     bool cache_direct;
     char *backing_filename;           /* as the image stores it, or NULL */
     char *backing_format;             /* as the image stores it, or NULL */
@@ -108,6 +109,7 @@ int64_t co_node_allocated_size(struct node *node);
 struct open_defaults {
     bool read_only, auto_read_only, force_share;
     bool cache_direct, no_flush, discard_unmap;
+    bool no_backing; /* what the image names stays closed */
 };
 
 /* Changes the options of open nodes, which their node-names pick, all at once
@@ -121,6 +123,10 @@ bool co_nodes_reopen(const struct blockdev_options *const *options, size_t n,
  * reference. Suspends. */
 struct node *co_node_open(const struct blockdev_options *options,
                           GError **error);
+/* The same, with something else where the options say nothing. */
+struct node *co_node_open_with(const struct blockdev_options *options,
+                               const struct open_defaults *defaults,
+                               GError **error);
 /* From a file name as given on a command line or found in an image: plain path,
  * "file:path", "json:{...}". format NULL probes. defaults may be NULL. The
  * caller owns the reference. Suspends. */
