@@ -40,6 +40,7 @@ def qemu_io(directory, image, *commands, fmt="raw"):
 CREATE = [
     ["-f", "raw", "x.img", "1M"],
     ["x.img", "1M"],
+    ["-f", "raw", "x.img", "1000"],
     ["-f", "qcow2", "x.img", "1M"],
     ["-f", "qcow2", "-o", "cluster_size=4k", "x.img", "3M"],
     ["-f", "qcow2", "-o", "compat=0.10", "x.img", "1G"],
@@ -63,6 +64,8 @@ def test_create_makes_the_same_image(sides, args):
         if d["format"] == "qcow2":
             run("qemu-img", directory, "check", "-q", "x.img", check=0)
     assert info[0] == info[1]
+    if "raw" in args:
+        assert len({(d / "x.img").stat().st_size for d in sides.values()}) == 1
 
 
 @pytest.mark.parametrize("args", [

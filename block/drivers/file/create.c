@@ -102,8 +102,10 @@ bool co_file_create(const struct blockdev_create_options *options,
 bool co_file_create_file(const char *filename,
                          const struct create_params *params, GError **error)
 {
-    struct create_work w = {
-        .filename = filename, .size = params->size, .error = error};
+    struct create_work w = {.filename = filename,
+                            /* Files from the image tools hold whole sectors. */
+                            .size = align_up(params->size, BLOCK_SECTOR_SIZE),
+                            .error = error};
 
     if (params->backing_file) {
         return error_set(error, "Backing file not supported for file format "
