@@ -275,5 +275,6 @@ struct node *co_image_open(const struct image_open *how, bool *writethrough,
     add_program_options(pairs, how);
     qapi_auto(blockdev_options) options =
         co_image_options(pairs, writethrough ? writethrough : &ignored, error);
-    return options ? co_node_open(options, error) : NULL;
+    const struct open_defaults defaults = {.no_backing = how->no_backing};
+    return options ? co_node_open_with(options, &defaults, error) : NULL;
 }

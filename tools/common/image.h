@@ -40,6 +40,7 @@ struct image_open {
     bool resize;     /* with writable: the size may change */
     bool steady;     /* nobody else may write to it meanwhile */
     bool image_opts; /* filename is a list of options */
+    bool no_backing; /* whatever the image names stays closed */
 };
 /* The caller owns the reference. writethrough may be NULL. Suspends. */
 struct node *co_image_open(const struct image_open *how, bool *writethrough,

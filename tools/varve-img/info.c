@@ -59,28 +59,39 @@ static struct json_object *encode_one(struct image_info *i)
     return tree;
 }
 
-static void print_info(const struct info *o, struct node *node,
-                       struct image_info *first)
+/* One image of the chain; what is behind it is another one. */
+struct layer {
+    struct backend *b;
+    struct image_info *info;
+};
+
+static struct json_object *layer_json(const struct info *o,
+                                      const struct layer *layer)
+{
+    struct json_object *tree = encode_one(layer->info);
+
+    if (o->bitmaps) {
+        json_object_object_add(tree, "bitmaps",
+                               img_bitmaps_json(layer->b->node));
+    }
+    return tree;
+}
+
+static void print_info(const struct info *o, const GArray *layers)
 {
     struct json_object *list = json_object_new_array();
 
-    for (struct image_info *i = first; i; i = i->backing_image) {
+    for (unsigned i = 0; i < layers->len; i++) {
+        const struct layer *layer = &g_array_index(layers, struct layer, i);
         if (o->json) {
-            struct json_object *one = encode_one(i);
-            if (o->bitmaps && i == first) {
-                json_object_object_add(one, "bitmaps", img_bitmaps_json(node));
-            }
-            json_object_array_add(list, one);
-        } else {
-            printf("%s", i == first ? "" : "\n");
-            print_human(i);
-            if (o->bitmaps && i == first) {
-                printf("Bitmaps:\n");
-                img_list_bitmaps(node, false);
-            }
+            json_object_array_add(list, layer_json(o, layer));
+            continue;
         }
-        if (!o->chain) {
-            break;
+        printf("%s", i ? "\n" : "");
+        print_human(layer->info);
+        if (o->bitmaps) {
+            printf("Bitmaps:\n");
+            img_list_bitmaps(layer->b->node, false);
         }
     }
     if (o->json) {
@@ -94,21 +105,53 @@ static void print_info(const struct info *o, struct node *node,
     json_object_put(list);
 }
 
+/* Each image is opened by itself, by the name that the one above it has for it,
+ * so that a chain with a gap can be looked at down to there. */
+static bool co_collect(const struct info *o, GArray *layers)
+{
+    g_autoptr(GHashTable) seen = g_hash_table_new(g_str_hash, g_str_equal);
+    struct image_open how = o->how;
+    g_autoptr(GError) error = NULL;
+
+    while (how.filename) {
+        if (!g_hash_table_add(seen, (gpointer)how.filename)) {
+            tool_error("Backing file '%s' creates an infinite loop.",
+                       how.filename);
+            return false;
+        }
+        struct layer layer = {.b = co_img_open(&how)};
+        if (!layer.b) {
+            return false;
+        }
+        layer.info = co_node_query_image(layer.b->node, false, &error);
+        g_array_append_val(layers, layer);
+        if (!layer.info) {
+            tool_fail(&error);
+            return false;
+        }
+        how.image_opts = false;
+        how.filename = o->chain ? layer.info->full_backing_filename : NULL;
+        how.format = layer.info->backing_filename_format;
+    }
+    return true;
+}
+
 static int co_info(void *opaque)
 {
     struct info *o = opaque;
-    g_autoptr(GError) error = NULL;
+    g_autoptr(GArray) layers = g_array_new(false, false, sizeof(struct layer));
 
-    struct backend *b = co_img_open(&o->how);
-    if (!b) {
-        return 1;
+    o->how.no_backing = true;
+    bool ok = co_collect(o, layers);
+    if (ok) {
+        print_info(o, layers);
     }
-    qapi_auto(image_info) info = co_node_query_image(b->node, false, &error);
-    if (info) {
-        print_info(o, b->node, info);
+    for (unsigned i = 0; i < layers->len; i++) {
+        struct layer *layer = &g_array_index(layers, struct layer, i);
+        image_info_free(layer->info);
+        co_backend_unref(layer->b);
     }
-    co_backend_unref(b);
-    return info ? 0 : tool_fail(&error);
+    return !ok;
 }
 
 static int info_run(int argc, char **argv)
