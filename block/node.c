@@ -285,7 +285,7 @@ bool co_node_change_backing(struct node *node, const char *file,
                             const char *format, GError **error)
 {
     if (!node->driver->co_change_backing) {
-        return error_set_errno(error, ENOTSUP, "%s", node->driver->name);
+        return error_set(error, "%s", g_strerror(ENOTSUP));
     }
     if (!file || !*file) {
         return node->driver->co_change_backing(node, NULL, NULL, error);

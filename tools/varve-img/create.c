@@ -86,14 +86,7 @@ static bool co_check_backing(struct create *c, GError **error)
         return error_set(error,
                          "Backing file specified without backing format");
     }
-    /* A relative name is relative to the new image. */
-    if (g_path_is_absolute(p->backing_file) || strchr(p->backing_file, ':')) {
-        path = g_strdup(p->backing_file);
-    } else {
-        g_autofree char *dir = g_path_get_dirname(c->filename);
-        path = strcmp(dir, ".") ? g_build_filename(dir, p->backing_file, NULL)
-                                : g_strdup(p->backing_file);
-    }
+    path = img_backing_path(c->filename, p->backing_file);
     struct node *node =
         co_node_open_filename(path, p->backing_format, &d, error);
     if (!node) {

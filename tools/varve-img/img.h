@@ -6,6 +6,7 @@
 
 #include <stdbool.h>
 #include <stdint.h>
+#include <json-c/json.h>
 #include "block/backend.h"
 #include "block/node.h"
 #include "tools/common/image.h"
@@ -22,17 +23,38 @@ struct subcommand {
     int (*run)(int argc, char **argv);
 };
 
-extern const struct subcommand cmd_bitmap, cmd_check, cmd_compare, cmd_convert,
-    cmd_create, cmd_info, cmd_map, cmd_measure, cmd_resize;
+extern const struct subcommand cmd_bench, cmd_bitmap, cmd_check, cmd_commit,
+    cmd_compare, cmd_convert, cmd_create, cmd_dd, cmd_info, cmd_map,
+    cmd_measure, cmd_rebase, cmd_resize;
 
 /* Prints the subcommand's help to standard output; returns 0. */
 int img_help(const struct subcommand *cmd);
 
 /* The one word after the options, argv[first], as the image's name. */
 bool img_one_filename(int argc, char **argv, int first, struct image_open *how);
+/* False, and an error printed, if there is no such cache mode. */
+bool img_check_cache(const struct image_open *how);
 /* Opens the image and a backend on it; prints the error and returns NULL.
  * Suspends. */
 struct backend *co_img_open(const struct image_open *how);
+
+/* What a name in the image `filename` means from here: a relative one is
+ * relative to the image. Caller frees. */
+char *img_backing_path(const char *filename, const char *backing);
+
+/* ---- chains, opened again (chain.c) ---- */
+
+/* The node of top's chain, below top, that a user calls `name`; NULL. */
+struct node *img_find_in_chain(struct node *top, const char *name);
+/* Options that open the layers from top down to, and without, base, with
+ * nothing behind the last; only top is writable, if asked. Caller owns it. */
+struct json_object *img_layers_tree(struct node *top, struct node *base,
+                                    bool writable);
+/* Options that open node, with all that is behind it, for writing. */
+struct json_object *img_writable_tree(struct node *node);
+/* A backend on such options, which are freed; NULL and *error. Suspends. */
+struct backend *co_img_open_tree(struct json_object *tree, unsigned perm,
+                                 GError **error);
 
 /* A known state of a range: zero or data. */
 struct img_extent {

@@ -3,7 +3,9 @@
  */
 #include "tools/varve-img/img.h"
 
+#include <string.h>
 #include "block/request.h"
+#include "qapi/options.h"
 
 bool img_one_filename(int argc, char **argv, int first, struct image_open *how)
 {
@@ -15,6 +17,26 @@ bool img_one_filename(int argc, char **argv, int first, struct image_open *how)
     return true;
 }
 
+bool img_check_cache(const struct image_open *how)
+{
+    if (how->cache && !cache_mode_find(how->cache)) {
+        tool_error("Invalid %scache option: %s", how->writable ? "" : "source ",
+                   how->cache);
+        return false;
+    }
+    return true;
+}
+
+char *img_backing_path(const char *filename, const char *backing)
+{
+    if (g_path_is_absolute(backing) || qapi_filename_has_protocol(backing)) {
+        return g_strdup(backing);
+    }
+    g_autofree char *dir = g_path_get_dirname(filename);
+    return strcmp(dir, ".") ? g_build_filename(dir, backing, NULL)
+                            : g_strdup(backing);
+}
+
 struct backend *co_img_open(const struct image_open *how)
 {
     g_autoptr(GError) error = NULL;
@@ -24,9 +46,7 @@ struct backend *co_img_open(const struct image_open *how)
                           ? PERM_CONSISTENT_READ | PERM_WRITE_UNCHANGED
                           : PERM_ALL;
 
-    if (how->cache && !cache_mode_find(how->cache)) {
-        tool_error("Invalid %scache option: %s", how->writable ? "" : "source ",
-                   how->cache);
+    if (!img_check_cache(how)) {
         return NULL;
     }
     if (how->image_opts && how->format) {
