@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <inttypes.h>
 #include <malloc.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include "aio/loop.h"
@@ -126,23 +127,44 @@ char *tool_size_text(int64_t bytes)
     return g_strdup_printf("%.3g %s", value, units[unit]);
 }
 
+static volatile sig_atomic_t progress_asked;
+
+static void on_sigusr1(int signal)
+{
+    progress_asked = 1;
+}
+
+static void progress_line(FILE *out, int hundredths, char end)
+{
+    fprintf(out, "    (%d.%02d/100%%)%c", hundredths / 100, hundredths % 100,
+            end);
+    fflush(out);
+}
+
 void progress_start(struct progress *p, bool enabled)
 {
     p->enabled = enabled;
     p->last = -1;
+    if (!enabled) {
+        signal(SIGUSR1, on_sigusr1);
+    }
     progress_update(p, 0, 1);
 }
 
 void progress_update(struct progress *p, int64_t done, int64_t total)
 {
-    int now = total > 0 ? (int)(10000.0 * done / total) : 10000;
-
-    if (!p->enabled || now == p->last) {
+    if (!p->enabled && !progress_asked) {
         return;
     }
-    p->last = now;
-    printf("    (%d.%02d/100%%)\r", now / 100, now % 100);
-    fflush(stdout);
+    int now = total > 0 ? (int)(10000.0 * done / total) : 10000;
+
+    if (progress_asked) {
+        progress_asked = 0;
+        progress_line(stderr, now, '\n');
+    } else if (now != p->last) {
+        p->last = now;
+        progress_line(stdout, now, '\r');
+    }
 }
 
 void progress_end(struct progress *p)

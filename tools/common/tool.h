@@ -31,7 +31,8 @@ bool tool_parse_size(const char *what, const char *text, int64_t *bytes);
 /* "1.5 MiB", with three significant digits as qemu-img prints sizes. */
 char *tool_size_text(int64_t bytes);
 
-/* A line "    (12.34/100%)" on standard output, redrawn in place. */
+/* A line "    (12.34/100%)" on standard output, redrawn in place. Where it is
+ * not enabled, each SIGUSR1 gets one on standard error. */
 struct progress {
     bool enabled;
     int last; /* hundredths of a percent, as printed */

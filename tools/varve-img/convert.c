@@ -1,21 +1,15 @@
 /*
- * varve-img convert: copies the guest data of an image into a new one.
+ * varve-img convert: copies the guest data of images into a new one, or into
+ * one that is there; convert_copy.c does the copying.
  *
- * One coroutine walks the source by block status, and tasks copy what holds
- * data, several at once. The new image reads as zeroes, so ranges that are zero
- * in the source, and sectors of -S bytes that turn out to be zero, are not
- * written. The target is not flushed before the end (cache mode unsafe, as long
- * as -t does not say otherwise): an interrupted conversion is worthless anyway.
- *
- * With -c the pieces are whole clusters of the target, which compresses several
- * of them at once.
+ * The target is not flushed before the end (cache mode unsafe, as long as -t
+ * does not say otherwise): an interrupted conversion is worthless anyway.
  */
-#include "tools/varve-img/img.h"
+#include "tools/varve-img/convert.h"
 
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
-#include "aio/colock.h"
 #include "block/request.h"
 #include "tools/varve-img/bitmaps.h"
 #include "util/error.h"
@@ -29,192 +23,7 @@ enum {
     MAX_SPARSE = 16 * 1024 * 1024,
 };
 
-struct convert {
-    struct image_open from, to;
-    const char *format;
-    const char *options; /* -o */
-    const char *backing_file, *backing_format;
-    bool existing; /* -n */
-    bool compressed, quiet;
-    bool bitmaps, skip_broken;
-    int64_t unit;   /* pieces begin at multiples: the cluster with -c, else 1 */
-    int64_t chunk;  /* a power of two, and a multiple of unit */
-    int64_t sparse; /* zeroes of this length are not written; 0 = write all */
-    struct backend *src, *dst;
-    struct co_pool pool;
-    struct progress progress;
-    int64_t total, done;
-    bool target_is_zero;
-    bool failed;
-};
-
-struct convert_task {
-    struct convert *c;
-    int64_t offset, bytes;
-};
-
-static int convert_error(struct convert *c, const char *what, int64_t offset,
-                         int ret)
-{
-    if (!c->failed) {
-        tool_error("error while %s at byte %" PRId64 ": %s", what, offset,
-                   g_strerror(-ret));
-    }
-    c->failed = true;
-    return ret;
-}
-
-/* Length of the run at buf, in steps of `step`, that is all zero or all not. */
-static int64_t zero_run(const uint8_t *buf, int64_t bytes, int64_t step,
-                        bool *zero)
-{
-    int64_t run = 0;
-
-    while (run < bytes) {
-        int64_t n = min_i64(step, bytes - run);
-        struct iovec v = {.iov_base = (void *)(buf + run), .iov_len = n};
-        struct iov iov = iov_of(&v, 1);
-        bool is_zero = iov_is_zero(&iov);
-        if (run == 0) {
-            *zero = is_zero;
-        } else if (is_zero != *zero) {
-            break;
-        }
-        run += n;
-    }
-    return run;
-}
-
-static int co_write_zero_range(struct convert *c, int64_t offset, int64_t bytes)
-{
-    if (c->target_is_zero) {
-        return 0;
-    }
-    int ret = co_backend_pwrite_zeroes(c->dst, offset, bytes, REQ_MAY_UNMAP);
-    return ret < 0 ? convert_error(c, "writing zeroes", offset, ret) : 0;
-}
-
-/* Only whole clusters can be compressed, of which the last one may end where
- * the target does. */
-static int co_write_run(struct convert *c, int64_t offset, uint8_t *buf,
-                        int64_t bytes)
-{
-    int64_t whole = 0;
-    struct iovec v;
-    int ret = 0;
-
-    if (c->compressed) {
-        whole = offset + bytes == backend_length(c->dst)
-                    ? bytes
-                    : align_down(bytes, c->unit);
-    }
-    if (whole) {
-        struct iov iov = iov_buf(&v, buf, whole);
-        ret = co_backend_pwritev(c->dst, offset, &iov, REQ_COMPRESSED);
-    }
-    if (ret == 0 && whole < bytes) {
-        struct iov iov = iov_buf(&v, buf + whole, bytes - whole);
-        ret = co_backend_pwritev(c->dst, offset + whole, &iov, 0);
-    }
-    return ret < 0 ? convert_error(c, "writing", offset, ret) : 0;
-}
-
-static int co_write_data(struct convert *c, int64_t offset, uint8_t *buf,
-                         int64_t bytes)
-{
-    int64_t step = c->compressed ? c->unit : c->sparse;
-
-    for (int64_t at = 0; at < bytes;) {
-        bool zero = false;
-        int64_t n =
-            c->sparse ? zero_run(buf + at, bytes - at, step, &zero) : bytes;
-        int ret;
-        if (zero) {
-            ret = co_write_zero_range(c, offset + at, n);
-        } else {
-            ret = co_write_run(c, offset + at, buf + at, n);
-        }
-        if (ret < 0) {
-            return ret;
-        }
-        at += n;
-    }
-    return 0;
-}
-
-static int co_convert_chunk(void *opaque)
-{
-    struct convert_task *t = opaque;
-    struct convert *c = t->c;
-    struct iovec v;
-    int ret;
-
-    uint8_t *buf = io_buffer_try_alloc(c->src->node, t->bytes);
-    if (!buf) {
-        ret = convert_error(c, "reading", t->offset, -ENOMEM);
-    } else {
-        struct iov iov = iov_buf(&v, buf, t->bytes);
-        ret = co_backend_preadv(c->src, t->offset, &iov, 0);
-        ret = ret < 0 ? convert_error(c, "reading", t->offset, ret)
-                      : co_write_data(c, t->offset, buf, t->bytes);
-    }
-    if (ret == 0) {
-        c->done += t->bytes;
-        progress_update(&c->progress, c->done, c->total);
-    }
-    io_buffer_free(buf);
-    g_free(t);
-    return ret;
-}
-
-static int co_copy_all(struct convert *c)
-{
-    int64_t offset = 0;
-
-    c->total = backend_length(c->src);
-    while (offset < c->total && !c->failed) {
-        struct img_extent e;
-        int ret = co_img_extent(c->src, offset, c->total - offset, &e);
-        if (ret < 0) {
-            convert_error(c, "reading block status", offset, ret);
-            break;
-        }
-        bool skip = e.zero || (c->backing_file && !e.allocated);
-        /* What is only in part to be skipped counts as data. */
-        if (offset + e.bytes < c->total) {
-            int64_t whole = align_down(e.bytes, c->unit);
-            skip = skip && whole;
-            e.bytes = skip ? whole : align_up(e.bytes, c->unit);
-            e.bytes = min_i64(e.bytes, c->total - offset);
-        }
-        if (skip) {
-            if (e.zero && co_write_zero_range(c, offset, e.bytes) < 0) {
-                break;
-            }
-            offset += e.bytes;
-            c->done += e.bytes;
-            progress_update(&c->progress, c->done, c->total);
-            continue;
-        }
-        struct convert_task *t = g_new(struct convert_task, 1);
-        /* Ends on chunk borders, so that clusters are written whole. */
-        int64_t end = align_up(offset + 1, c->chunk);
-        *t = (struct convert_task){
-            .c = c, .offset = offset, .bytes = min_i64(e.bytes, end - offset)};
-        offset += t->bytes;
-        co_pool_start(&c->pool, co_convert_chunk, t);
-    }
-    co_pool_wait(&c->pool);
-    return c->failed ? 1 : 0;
-}
-
-static bool asks_for_preallocation(const char *options)
-{
-    const char *at = strstr(options, "preallocation=");
-
-    return at && (at == options || at[-1] == ',') &&
-           !g_str_has_prefix(at, "preallocation=off");
-}
+/* ---- the target ---------------------------------------------------------- */
 
 /* An image that was just made holds nothing; but a device still has what was on
  * it, which shows through a format without a map of its own. */
@@ -227,17 +36,54 @@ static bool new_reads_as_zeroes(const struct node *node)
            node->driver->unmapped_reads_zero;
 }
 
+/* What is said about a new image is looked at before it is made. */
+static bool check_format(const struct convert *c)
+{
+    g_autoptr(GError) error = NULL;
+    const struct block_driver *driver = block_driver_find(c->format);
+
+    if (!driver) {
+        tool_error("Unknown file format '%s'", c->format);
+        return false;
+    }
+    if (!driver->co_create_file) {
+        tool_error("Format driver '%s' does not support image creation",
+                   c->format);
+        return false;
+    }
+    if (c->options &&
+        !img_check_create_options(c->format, c->options, &error)) {
+        tool_fail(&error);
+        return false;
+    }
+    if (c->backing_file && !driver->supports_backing) {
+        tool_error("Backing file not supported for file format '%s'",
+                   c->format);
+        return false;
+    }
+    if (c->backing_file && !c->backing_format) {
+        tool_error("Use of backing file requires explicit backing format");
+        return false;
+    }
+    if (c->sources > 1 && c->backing_file) {
+        tool_error("Having a backing file for the target makes no sense when "
+                   "concatenating multiple input images");
+        return false;
+    }
+    return true;
+}
+
 /* -c is refused before anything is made. */
 static bool check_compression(const struct convert *c)
 {
     const struct block_driver *driver = block_driver_find(c->format);
+    g_autofree char *prealloc = img_create_option(c->options, "preallocation");
 
     if (c->compressed && driver && !driver->writes_compressed) {
         tool_error("Compression not supported for this file format");
         return false;
     }
-    if (c->compressed && c->options && !c->existing &&
-        asks_for_preallocation(c->options)) {
+    if (c->compressed && prealloc && strcmp(prealloc, "off")) {
         tool_error("Compression and preallocation not supported at the same "
                    "time");
         return false;
@@ -267,75 +113,119 @@ static bool co_prepare_compression(struct convert *c)
     return true;
 }
 
-static bool co_make_target(struct convert *c)
+static bool co_create_target(const struct convert *c)
 {
     g_autoptr(GError) error = NULL;
-    struct create_params params = {.size = backend_length(c->src),
+    struct create_params params = {.size = c->total,
                                    .backing_file = c->backing_file,
                                    .backing_format = c->backing_format,
                                    .extra = c->options};
 
-    if (!check_compression(c)) {
+    if (!check_format(c) || !check_compression(c)) {
         return false;
     }
-    if (!c->existing &&
-        !co_image_create(c->to.filename, c->format, &params, &error)) {
+    if (!co_image_create(c->to.filename, c->format, &params, &error)) {
         tool_error("%s: error while converting %s: %s", c->to.filename,
                    c->format, error->message);
         return false;
     }
-    c->to.format = c->format;
+    return true;
+}
+
+static bool co_open_target(struct convert *c)
+{
+    if (!c->existing && !co_create_target(c)) {
+        return false;
+    }
+    if (!c->to.image_opts) {
+        c->to.format = c->format;
+    }
     c->dst = co_img_open(&c->to);
     if (!c->dst) {
+        return false;
+    }
+    if (c->compressed && !c->dst->node->driver->writes_compressed) {
+        tool_error("Compression not supported for this file format");
         return false;
     }
     if (c->bitmaps && !img_takes_bitmaps(c->dst->node)) {
         return false;
     }
-    if (backend_length(c->dst) < backend_length(c->src)) {
-        tool_error("%s: Output file is smaller than input file",
-                   c->to.filename);
+    if (backend_length(c->dst) < c->total) {
+        tool_error("output file is smaller than input file");
+        return false;
+    }
+    bool behind = node_backing_chain_next(c->dst->node);
+    if (c->target_is_zero && behind) {
+        tool_error("Cannot use --target-is-zero when the destination image has "
+                   "a backing file");
         return false;
     }
     c->target_is_zero =
-        !c->existing && !c->backing_file && new_reads_as_zeroes(c->dst->node);
+        c->target_is_zero || (!c->existing && !behind && c->sparse &&
+                              new_reads_as_zeroes(c->dst->node));
     return co_prepare_compression(c);
+}
+
+/* ---- all of it ----------------------------------------------------------- */
+
+static bool co_open_sources(struct convert *c)
+{
+    for (unsigned i = 0; i < c->sources; i++) {
+        struct convert_source *s = &c->src[i];
+        s->b = co_img_open(&s->how);
+        if (!s->b) {
+            return false;
+        }
+        s->start = c->total;
+        s->bytes = align_up(backend_length(s->b), BLOCK_SECTOR_SIZE);
+        if (!range_add(c->total, s->bytes, &c->total)) {
+            tool_error("The sources are too large together");
+            return false;
+        }
+    }
+    return true;
+}
+
+static bool co_run(struct convert *c)
+{
+    struct node *first;
+
+    if (!co_open_sources(c)) {
+        return false;
+    }
+    first = c->src[0].b->node;
+    if ((c->bitmaps && !img_check_bitmaps(first, c->skip_broken)) ||
+        !co_open_target(c) || !co_convert_copy(c) ||
+        (c->bitmaps && !co_img_copy_bitmaps(first, c->dst->node))) {
+        return false;
+    }
+    int ret = co_backend_flush(c->dst);
+    if (ret < 0) {
+        tool_error("error while flushing: %s", g_strerror(-ret));
+        return false;
+    }
+    progress_end(&c->progress);
+    return true;
 }
 
 static int co_convert(void *opaque)
 {
     struct convert *c = opaque;
-    int status = 1;
+    bool ok = co_run(c);
 
-    c->src = co_img_open(&c->from);
-    if (!c->src) {
-        return 1;
-    }
-    if (c->bitmaps && !img_check_bitmaps(c->src->node, c->skip_broken)) {
-        co_backend_unref(c->src);
-        return 1;
-    }
-    if (co_make_target(c)) {
-        status = co_copy_all(c);
-        if (status == 0 && c->bitmaps &&
-            !co_img_copy_bitmaps(c->src->node, c->dst->node)) {
-            status = 1;
-        }
-        int ret = status == 0 ? co_backend_flush(c->dst) : 0;
-        if (ret < 0) {
-            convert_error(c, "flushing", 0, ret);
-            status = 1;
-        }
-        if (status == 0) {
-            progress_end(&c->progress);
-        }
-    }
     if (c->dst) {
         co_backend_unref(c->dst);
     }
-    co_backend_unref(c->src);
-    return status;
+    for (unsigned i = 0; i < c->sources; i++) {
+        if (c->src[i].b) {
+            co_backend_unref(c->src[i].b);
+        }
+    }
+    return !ok;
 }
+
+/* ---- options ------------------------------------------------------------- */
 
 static bool take_tasks(const char *text, void *opaque, int *status)
 {
@@ -371,33 +261,99 @@ static bool take_sparse(const char *text, void *opaque, int *status)
     return true;
 }
 
+/* Options that do not go together, in the words of qemu-img. */
+static bool check_together(const struct convert *c, bool sparse_given)
+{
+    const struct {
+        bool wrong;
+        const char *message;
+    } rules[] = {
+        {c->compressed && c->copy_range,
+         "Cannot enable copy offloading when -c is used"},
+        {sparse_given && c->copy_range,
+         "Cannot enable copy offloading when -S is used"},
+        {c->salvage && c->copy_range,
+         "Cannot use copy offloading in salvaging mode"},
+        {c->to.image_opts && !c->existing,
+         "--target-image-opts requires use of -n flag"},
+        {c->target_is_zero && !c->existing,
+         "--target-is-zero requires use of -n flag"},
+        {c->existing && c->options,
+         "-o has no effect when skipping image creation"},
+        {c->to.image_opts && c->format,
+         "--image-opts and --format are mutually exclusive"},
+        {c->skip_broken && !c->bitmaps,
+         "Use of --skip-broken-bitmaps requires --bitmaps"},
+    };
+
+    for (size_t i = 0; i < G_N_ELEMENTS(rules); i++) {
+        if (rules[i].wrong) {
+            tool_error("%s", rules[i].message);
+            return false;
+        }
+    }
+    return true;
+}
+
+/* The words of the command line, and what -o says about a backing file. */
+static int convert_words(struct convert *c, struct image_open *from,
+                         char **words)
+{
+    g_autofree char *file = img_create_option(c->options, "backing_file");
+    g_autofree char *format = img_create_option(c->options, "backing_fmt");
+    g_autofree struct convert_source *src =
+        g_new0(struct convert_source, c->sources);
+
+    c->backing_file = c->backing_file ? c->backing_file : file;
+    c->backing_format = c->backing_format ? c->backing_format : format;
+    if (!img_check_cache(&c->to) || !img_check_cache(from)) {
+        return 1;
+    }
+    if (!c->format && !c->to.image_opts) {
+        c->format = "raw";
+    }
+    for (unsigned i = 0; i < c->sources; i++) {
+        src[i].how = *from;
+        src[i].how.filename = words[i];
+    }
+    c->src = src;
+    c->to.filename = words[c->sources];
+    return tool_run(co_convert, c);
+}
+
 static int convert_run(int argc, char **argv)
 {
-    struct convert c = {.format = "raw",
-                        .from.steady = true,
-                        .to = {.writable = true, .cache = "unsafe"},
+    struct convert c = {.to = {.writable = true, .cache = "unsafe"},
                         .pool.limit = DEFAULT_TASKS,
-                        .sparse = DEFAULT_SPARSE};
+                        .sparse = -1};
+    struct image_open from = {.steady = true};
+    int64_t rate = 0;
+    g_autoptr(GPtrArray) options = g_ptr_array_new();
     bool progress = false, any_order;
     const struct tool_option rows[] = {
         {'c', NULL, .flag = &c.compressed},
-        {'f', NULL, .text = &c.from.format},
+        {'C', NULL, .flag = &c.copy_range},
+        {'f', NULL, .text = &from.format},
         {'O', NULL, .text = &c.format},
         {'B', NULL, .text = &c.backing_file},
         {'F', NULL, .text = &c.backing_format},
-        {'o', NULL, .text = &c.options},
+        {'o', NULL, .list = options},
         {'m', NULL, .take = take_tasks, .opaque = &c.pool.limit},
+        {'r', NULL, .size = &rate, .what = "rate limit"},
         {'S', NULL, .take = take_sparse, .opaque = &c.sparse},
         {'t', NULL, .text = &c.to.cache},
-        {'T', NULL, .text = &c.from.cache},
+        {'T', NULL, .text = &from.cache},
         {'n', NULL, .flag = &c.existing},
         {'p', NULL, .flag = &progress},
         {'q', NULL, .flag = &c.quiet},
-        {'U', "force-share", .flag = &c.from.force_share},
+        {'U', "force-share", .flag = &from.force_share},
         {'W', NULL, .flag = &any_order}, /* in which tasks write already */
+        {0, "salvage", .flag = &c.salvage},
+        {0, "target-is-zero", .flag = &c.target_is_zero},
         {0, "bitmaps", .flag = &c.bitmaps},
         {0, "skip-broken-bitmaps", .flag = &c.skip_broken},
-        {0, "image-opts", .flag = &c.from.image_opts},
+        {0, "image-opts", .flag = &from.image_opts},
+        {0, "target-image-opts", .flag = &c.to.image_opts},
         {0, "object", .take = tool_take_object},
         {0},
     };
@@ -406,48 +362,66 @@ static int convert_run(int argc, char **argv)
     if (!first) {
         return status;
     }
-    if (img_is_help(c.options)) {
-        return img_print_create_options(c.format, first < argc);
+    for (unsigned i = 0; i < options->len && !c.existing; i++) {
+        if (img_is_help(options->pdata[i])) {
+            return img_print_create_options(c.format ? c.format : "raw",
+                                            first < argc);
+        }
     }
-    if (c.skip_broken && !c.bitmaps) {
-        tool_error("Use of --skip-broken-bitmaps requires --bitmaps");
+    g_ptr_array_add(options, NULL);
+    g_autofree char *joined = g_strjoinv(",", (char **)options->pdata);
+    c.options = *joined ? joined : NULL;
+    if (!check_together(&c, c.sparse >= 0)) {
         return 1;
     }
-    if (argc - first != 2) {
+    if (argc - first < 2) {
         tool_error("Must specify image file name");
         return 1;
     }
-    c.from.filename = argv[first];
-    c.to.filename = argv[first + 1];
+    c.sources = argc - first - 1;
+    c.sparse = c.sparse < 0 ? DEFAULT_SPARSE : c.sparse;
+    ratelimit_set_speed(&c.rate, rate);
     progress_start(&c.progress, progress && !c.quiet);
-    return tool_run(co_convert, &c);
+    return convert_words(&c, &from, argv + first);
 }
 
 const struct subcommand cmd_convert = {
     .name = "convert",
-    .usage = "[-c] [-f FMT] [-O FMT] [-o OPTIONS] [-B BACKING -F FMT] [-n] "
-             "[-m N] [-S SIZE] [-t CACHE] [-T CACHE] [-p] [-q] [-U] [-W] "
-             "[--bitmaps [--skip-broken-bitmaps]] FROM TO",
-    .what = "Copies an image into a new one, perhaps of another format.",
+    .usage = "[-c] [-C] [-f FMT] [-O FMT] [-o OPTIONS] [-B BACKING -F FMT] "
+             "[-n] [-m N] [-S SIZE] [-r RATE] [-t CACHE] [-T CACHE] [-p] [-q] "
+             "[-U] [-W] [--salvage] [--bitmaps [--skip-broken-bitmaps]] "
+             "FROM... TO",
+    .what = "Copies images into a new one, perhaps of another format.",
     .help =
         "  -c          compress the data; the new image must be qcow2\n"
-        "  -f FMT      format of the source; found out if not given\n"
+        "  -C          copy within the storage where it can, without a look at "
+        "the data\n"
+        "  -f FMT      format of the sources; found out if not given\n"
         "  -O FMT      format of the new image: qcow2, raw (the default)\n"
         "  -o OPTIONS  creation options of the new image; '-o help' lists "
         "them\n"
-        "  -B BACKING  backing file of the new image: copy what differs from "
-        "it\n"
+        "  -B BACKING  backing file of the new image, which has what is behind "
+        "the\n"
+        "              source: copy what the source has itself\n"
         "  -F FMT      format of the backing file\n"
         "  -n          the target exists: write into it\n"
+        "  --target-is-zero  with -n: it reads as zeroes\n"
         "  -m N        copy N ranges at once, 1 to 16 (default 8)\n"
+        "  -r RATE     bytes a second, with a suffix k, M, G\n"
         "  -S SIZE     leave runs of SIZE zero bytes out (default 4k, 0: "
         "none)\n"
+        "  --salvage   zeroes in the place of what cannot be read\n"
         "  -t, -T MODE cache modes of target (unsafe) and source (writeback)\n"
-        "  -p          show progress\n"
-        "  -U          open a source that another process writes to\n"
+        "  -p          show progress; SIGUSR1 shows it once\n"
+        "  -q          print nothing but errors\n"
+        "  -U          open sources that another process writes to\n"
+        "  -W          write in any order, which is always so\n"
         "  --bitmaps   copy the source's persistent bitmaps, too\n"
         "  --skip-broken-bitmaps  leave out those that cannot be used\n"
-        "  --image-opts  FROM is a list of options, not a name\n"
+        "  --image-opts, --target-image-opts\n"
+        "              FROM, or TO, is a list of options, not a name\n"
+        "\n"
+        "Several sources go into the new image one behind the other.\n"
         "\n"
         "examples:\n"
         "  varve-img convert -p -O qcow2 disk.raw disk.qcow2\n"
