@@ -201,10 +201,15 @@ static bool plan_children(struct reopen *r, struct entry *e, GError **error)
             QAPI_CHILD_ABSENT) {
         return error_set(error, "backing is missing for '%s'", node->name);
     }
-    return (!node->file ||
-            plan_child(r, e, node->file->name, node->file, error)) &&
-           (!node->driver->supports_backing ||
-            plan_child(r, e, "backing", node->backing, error));
+    struct edge *edge;
+    LIST_FOREACH (edge, &node->children, in_children) {
+        if (edge != node->backing &&
+            !plan_child(r, e, edge->name, edge, error)) {
+            return false;
+        }
+    }
+    return !node->driver->supports_backing ||
+           plan_child(r, e, "backing", node->backing, error);
 }
 
 static bool fill_entry(struct reopen *r, struct entry *e,

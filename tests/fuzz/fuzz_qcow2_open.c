@@ -7,6 +7,7 @@
 
 #include <string.h>
 #include "aio/loop.h"
+#include "block/dirty_bitmap.h"
 #include "block/request.h"
 #include "qapi/options.h"
 #include "tests/unit/lib/mem_disk.h"
@@ -53,6 +54,16 @@ static void co_change(struct node *node, int64_t offset)
     (void)co_node_flush(node);
 }
 
+static void co_change_bitmaps(struct node *node)
+{
+    struct dirty_bitmap *b = LIST_FIRST(&node->bitmaps);
+
+    if (b && co_dirty_bitmap_unstore(b, NULL)) {
+        dirty_bitmap_free(b);
+    }
+    (void)co_dirty_bitmap_add(node, "new", 4096, true, false, NULL);
+}
+
 static void co_use(struct node *node)
 {
     int64_t middle = node->length / 2;
@@ -69,6 +80,9 @@ static void co_use(struct node *node)
                                PREALLOC_MODE_OFF, 0, NULL);
         (void)co_node_truncate(node, align_up(middle + 70000, 512), false,
                                PREALLOC_MODE_OFF, 0, NULL);
+    }
+    if (!node->read_only) {
+        co_change_bitmaps(node);
     }
     struct image_info_specific *info = node->driver->co_query_specific(node);
     image_info_specific_free(info);

@@ -133,6 +133,22 @@ static void co_take_table(struct qcow2 *s, struct stored_bitmap *b)
 
 /* ---- bits ---------------------------------------------------------------- */
 
+/* Whether the memory for its bits is warranted. */
+static bool take_memory(struct qcow2 *s, struct stored_bitmap *b)
+{
+    int64_t used = 0;
+
+    for (uint32_t i = 0; i < b->table_entries; i++) {
+        used += b->table[i] ? s->cluster_size : 0;
+    }
+    if (used > QCOW2_MAX_ALL_BITMAP_BYTES - s->bitmaps->loaded_bytes) {
+        stored_bitmap_damage(b, "with the others it takes more than 1 GiB");
+        return false;
+    }
+    s->bitmaps->loaded_bytes += used;
+    return true;
+}
+
 static int co_read_bits(struct qcow2 *s, const struct stored_bitmap *b,
                         struct hbitmap *bits)
 {
@@ -175,7 +191,7 @@ static void co_load_bitmap(struct qcow2 *s, struct stored_bitmap *b)
     }
     d->persistent = true;
     d->disabled = !(b->flags & QCOW2_BITMAP_AUTO);
-    if (!b->damage && !(b->flags & QCOW2_BITMAP_IN_USE)) {
+    if (!b->damage && !(b->flags & QCOW2_BITMAP_IN_USE) && take_memory(s, b)) {
         int ret = co_read_bits(s, b, d->bits);
         if (ret < 0) {
             stored_bitmap_damage(b, "it could not be read: %s",

@@ -37,7 +37,8 @@ struct qcow2_bitmaps {
         *list; /* of struct stored_bitmap, in the order of the directory */
     int64_t directory_offset, directory_bytes; /* 0: there is none */
     char *damage; /* why the directory could not be read to its end, or NULL */
-    bool unreadable; /* an I/O error: nobody knows what it says */
+    int64_t loaded_bytes; /* of bits that are not zero */
+    bool unreadable;      /* an I/O error: nobody knows what it says */
 };
 
 /* ---- bitmap_dir.c ---- */

@@ -126,6 +126,9 @@ struct qcow2_disk_bitmap {
 #define QCOW2_MAX_BITMAPS           65535
 #define QCOW2_MAX_BITMAP_DIRECTORY  (QCOW2_MAX_BITMAPS * INT64_C(1024))
 #define QCOW2_MAX_BITMAP_BYTES      (INT64_C(512) << 20)
+/* All bitmaps of an image together, those bits that are not zero: a few
+ * entries may stand for much memory. */
+#define QCOW2_MAX_ALL_BITMAP_BYTES  (INT64_C(1) << 30)
 #define QCOW2_MIN_GRANULARITY_BITS  9
 #define QCOW2_MAX_GRANULARITY_BITS  31
 /* Host offsets have 56 bits in L2 entries. */
