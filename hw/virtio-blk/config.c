@@ -71,6 +71,7 @@ static const struct feature {
     {VIRTIO_BLK_F_BLK_SIZE, "BLK_SIZE", NULL},
     {VIRTIO_BLK_F_FLUSH, "FLUSH", if_flush},
     {VIRTIO_BLK_F_TOPOLOGY, "TOPOLOGY", NULL},
+    {VIRTIO_BLK_F_SIZE_MAX, "SIZE_MAX", NULL},
     {VIRTIO_BLK_F_CONFIG_WCE, "CONFIG_WCE", if_config_wce},
     {VIRTIO_BLK_F_MQ, "MQ", if_several_queues},
     {VIRTIO_BLK_F_DISCARD, "DISCARD", if_discard},
@@ -136,6 +137,10 @@ void virtio_blk_config_init(struct virtio_blk *dev)
     c->topology.physical_block_exp =
         __builtin_ctz(p->physical_bytes / p->logical_bytes);
     c->topology.min_io_size = htole16(p->min_io_bytes / p->logical_bytes);
+    /* One segment may be a whole request: a limit that means something would
+     * only split what the device takes as it is. */
+    c->size_max = htole32(or_default(
+        p->size_max, align_down(BLOCK_MAX_TRANSFER, p->logical_bytes)));
     c->topology.opt_io_size = htole32(p->opt_io_bytes / p->logical_bytes);
     c->writeback = !p->no_write_cache;
     c->num_queues = htole16(dev->num_queues);

@@ -37,6 +37,13 @@ static bool check_props(struct virtio_blk_props *p, GError **error)
         return error_set(error, "logical_block_size and physical_block_size "
                                 "must be powers of 2 between 512 and 2 MiB");
     }
+    if (p->size_max && (p->size_max < VIRTIO_BLK_MIN_SIZE_MAX ||
+                        p->size_max % p->logical_bytes)) {
+        return error_set(error,
+                         "size-max must be a multiple of logical_block_size "
+                         "and at least %d",
+                         VIRTIO_BLK_MIN_SIZE_MAX);
+    }
     if (p->min_io_bytes % p->logical_bytes ||
         p->min_io_bytes / p->logical_bytes > UINT16_MAX ||
         p->opt_io_bytes % p->logical_bytes) {

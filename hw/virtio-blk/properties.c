@@ -96,6 +96,9 @@ static const struct prop {
      "<bool> - others may write to the drive too (default: off)"},
     {"use-intx", PROP_IGNORED, 0, NULL},
     {"vectors", PROP_IGNORED, 0, NULL},
+    {"size-max", PROP_SIZE, AT(props.size_max),
+     "<size> - largest segment that the guest should send (default: 2G less "
+     "a block)"},
     {"werror", PROP_ON_ERROR, AT(werror),
      "<BlockdevOnError> - what a failed write does (default: the drive's)"},
     {"write-cache", PROP_AUTO, AT(write_cache),

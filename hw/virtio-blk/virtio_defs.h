@@ -225,6 +225,10 @@ struct virtio_blk_segment {
 
 /* ---- 5.2.4 configuration space ---- */
 struct virtio_blk_config {
+
+/* Linux takes less than a page for a page, so it would be a lie. */
+#define VIRTIO_BLK_MIN_SIZE_MAX 4096
+
     uint64_t capacity; /* sectors */
     uint32_t size_max;
     uint32_t seg_max;

@@ -22,6 +22,7 @@ struct virtio_blk_props {
     uint32_t num_queues;          /* 1..VIRTIO_BLK_MAX_QUEUES, default 1 */
     uint32_t queue_size;          /* power of 2, 4..1024, default 256 */
     uint32_t seg_max;             /* buffers of data, default queue_size - 2 */
+    uint32_t size_max;            /* bytes of one, default: a whole request */
     uint32_t logical_bytes;       /* logical_block_size, default 512 */
     uint32_t physical_bytes;      /* physical_block_size, default logical */
     uint32_t min_io_bytes;        /* 0: no wish */

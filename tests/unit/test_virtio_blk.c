@@ -18,6 +18,7 @@ static void co_config(struct fixture *f)
 
     assert_int_equal(sizeof(c), 60);
     assert_int_equal(c.capacity, DISK_BYTES / 512);
+    assert_int_equal(c.size_max, 0x7ffffc00);
     assert_int_equal(c.seg_max, 62);
     assert_int_equal(c.blk_size, 1024);
     assert_int_equal(c.topology.physical_block_exp, 2);
@@ -48,6 +49,23 @@ static void configuration_space_says_what_was_asked_for(void **state)
                   .opt_io_bytes = 65536,
                   .max_discard_sectors = 1000},
     });
+}
+
+static void co_size_max(struct fixture *f)
+{
+    assert_int_equal(config(f).size_max, 4096);
+    assert_true(virtio_blk_has(f->dev, VIRTIO_BLK_F_SIZE_MAX));
+    /* A driver that takes no notice is served as well. */
+    assert_int_equal(request(f, VIRTIO_BLK_T_OUT, 0, 0x8000, false),
+                     VIRTIO_BLK_S_OK);
+    assert_int_equal(request(f, VIRTIO_BLK_T_IN, 0, 0x8000, true),
+                     VIRTIO_BLK_S_OK);
+}
+
+static void size_max_is_told_but_larger_segments_are_taken(void **state)
+{
+    run_fixture(
+        (struct fixture){.co_test = co_size_max, .props = {.size_max = 4096}});
 }
 
 static uint64_t offered_with(struct virtio_blk_props props, bool read_only);
@@ -245,6 +263,9 @@ static void co_device_add(void *opaque)
          "num-queues must be between 1 and 64"},
         {"virtio-blk,drive=drive0,serial=123456789012345678901",
          "serial is longer than 20 bytes"},
+        {"virtio-blk,drive=drive0,size-max=4095",
+         "size-max must be a multiple of logical_block_size and at least "
+         "4096"},
         {"virtio-blk,drive=drive0,logical_block_size=100",
          "logical_block_size and physical_block_size must be powers of 2 "
          "between 512 and 2 MiB"},
@@ -306,6 +327,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(configuration_space_says_what_was_asked_for),
+        cmocka_unit_test(size_max_is_told_but_larger_segments_are_taken),
         cmocka_unit_test(features_follow_the_properties),
         cmocka_unit_test(only_offered_features_are_accepted),
         cmocka_unit_test(guest_switches_the_write_cache),
