@@ -195,16 +195,21 @@ bool qmp_x_guest_inject_malformed(
     return co_visit(&place, co_inject, args, NULL, errp);
 }
 
-static bool co_reset(const void *device, void *out, GError **error)
+static bool co_reset(const void *data, void *out, GError **error)
 {
-    struct guest *g = co_guest_of(device, error);
+    const struct x_guest_reset_args *args = data;
+    struct guest *g = co_guest_of(args->device, error);
 
-    return g && co_guest_reset(g, error);
+    if (!g) {
+        return false;
+    }
+    return args->has_queue ? co_guest_reset_queue(g, args->queue, error)
+                           : co_guest_reset(g, error);
 }
 
 bool qmp_x_guest_reset(const struct x_guest_reset_args *args, GError **errp)
 {
     const struct place place = {.device = args->device};
 
-    return co_visit(&place, co_reset, args->device, NULL, errp);
+    return co_visit(&place, co_reset, args, NULL, errp);
 }

@@ -56,6 +56,11 @@ static bool if_packed(const struct virtio_blk *dev)
     return dev->props.packed;
 }
 
+static bool if_ring_reset(const struct virtio_blk *dev)
+{
+    return !dev->props.no_ring_reset;
+}
+
 static bool if_indirect(const struct virtio_blk *dev)
 {
     return !dev->props.no_indirect;
@@ -66,12 +71,12 @@ static const struct feature {
     const char *name;
     bool (*offered)(const struct virtio_blk *dev); /* NULL: always */
 } features[] = {
+    {VIRTIO_BLK_F_SIZE_MAX, "SIZE_MAX", NULL},
     {VIRTIO_BLK_F_SEG_MAX, "SEG_MAX", NULL},
     {VIRTIO_BLK_F_RO, "RO", if_read_only},
     {VIRTIO_BLK_F_BLK_SIZE, "BLK_SIZE", NULL},
     {VIRTIO_BLK_F_FLUSH, "FLUSH", if_flush},
     {VIRTIO_BLK_F_TOPOLOGY, "TOPOLOGY", NULL},
-    {VIRTIO_BLK_F_SIZE_MAX, "SIZE_MAX", NULL},
     {VIRTIO_BLK_F_CONFIG_WCE, "CONFIG_WCE", if_config_wce},
     {VIRTIO_BLK_F_MQ, "MQ", if_several_queues},
     {VIRTIO_BLK_F_DISCARD, "DISCARD", if_discard},
@@ -80,6 +85,7 @@ static const struct feature {
     {VIRTIO_F_EVENT_IDX, "EVENT_IDX", if_event_idx},
     {VIRTIO_F_VERSION_1, "VERSION_1", NULL},
     {VIRTIO_F_RING_PACKED, "RING_PACKED", if_packed},
+    {VIRTIO_F_RING_RESET, "RING_RESET", if_ring_reset},
 };
 
 const char *virtio_blk_feature_name(unsigned bit)
@@ -131,16 +137,16 @@ void virtio_blk_config_init(struct virtio_blk *dev)
         }
     }
     memset(c, 0, sizeof(*c));
+    /* One segment may be a whole request: a limit that means something would
+     * only split what the device takes as it is. */
+    c->size_max = htole32(or_default(
+        p->size_max, align_down(BLOCK_MAX_TRANSFER, p->logical_bytes)));
     /* Header and status take one descriptor each. */
     c->seg_max = htole32(or_default(p->seg_max, p->queue_size - 2));
     c->blk_size = htole32(p->logical_bytes);
     c->topology.physical_block_exp =
         __builtin_ctz(p->physical_bytes / p->logical_bytes);
     c->topology.min_io_size = htole16(p->min_io_bytes / p->logical_bytes);
-    /* One segment may be a whole request: a limit that means something would
-     * only split what the device takes as it is. */
-    c->size_max = htole32(or_default(
-        p->size_max, align_down(BLOCK_MAX_TRANSFER, p->logical_bytes)));
     c->topology.opt_io_size = htole32(p->opt_io_bytes / p->logical_bytes);
     c->writeback = !p->no_write_cache;
     c->num_queues = htole16(dev->num_queues);

@@ -105,6 +105,13 @@ static bool start_queue(struct virtio_blk_queue *q)
     return false;
 }
 
+static bool start_new_queue(struct virtio_blk_queue *q)
+{
+    q->setup.avail_idx = q->setup.used_idx =
+        virtio_blk_ring_format(q->dev->acked)->first;
+    return start_queue(q);
+}
+
 static void driver_ok(struct virtio_blk *dev)
 {
     virtio_blk_config_driver_ok(dev);
@@ -113,9 +120,7 @@ static void driver_ok(struct virtio_blk *dev)
     for (unsigned i = 0; i < dev->num_queues; i++) {
         struct virtio_blk_queue *q = &dev->queues[i];
 
-        q->setup.avail_idx = q->setup.used_idx =
-            virtio_blk_ring_format(dev->acked)->first;
-        if (q->enabled && !start_queue(q)) {
+        if (q->enabled && !start_new_queue(q)) {
             return;
         }
     }
@@ -164,14 +169,20 @@ void virtio_blk_set_status(struct virtio_blk *dev, uint8_t status)
 void virtio_blk_set_queue(struct virtio_blk *dev, unsigned index,
                           const struct virtqueue_setup *setup)
 {
+    bool up = dev->status & VIRTIO_STATUS_DRIVER_OK;
+
     if (index >= dev->num_queues || dev->resetting ||
-        dev->status & VIRTIO_STATUS_DRIVER_OK) {
+        (up && (!virtio_blk_has(dev, VIRTIO_F_RING_RESET) || !dev->active ||
+                dev->queues[index].enabled))) {
         return;
     }
     struct virtio_blk_queue *q = &dev->queues[index];
 
     q->setup = *setup;
     q->enabled = true;
+    if (up && start_new_queue(q)) {
+        virtio_blk_kick(dev, index);
+    }
 }
 
 /* ---- queues ---- */
@@ -358,6 +369,8 @@ static void on_run_state(void *opaque, bool running, enum run_state state)
     if (running) {
         virtio_blk_release_held(dev, false);
         resume(dev);
+    } else {
+        co_queue_wake_all(&dev->idle);
     }
 }
 
@@ -411,6 +424,23 @@ uint32_t co_virtio_blk_stop_queue(struct virtio_blk *dev, unsigned index)
     virtqueue_stop(&q->vq);
     q->paused = false;
     return next;
+}
+
+bool co_virtio_blk_reset_queue(struct virtio_blk *dev, unsigned index)
+{
+    struct virtio_blk_queue *q = &dev->queues[index];
+
+    q->paused = true;
+    while (dev->active && q->vq.in_flight) {
+        if (!dev->running) {
+            virtio_blk_pause_queue(dev, index, false);
+            return false;
+        }
+        co_queue_wait(&dev->idle);
+    }
+    co_virtio_blk_stop_queue(dev, index);
+    q->enabled = false;
+    return true;
 }
 
 void co_virtio_blk_halt(struct virtio_blk *dev)

@@ -113,10 +113,14 @@ void virtio_blk_config_read(const struct virtio_blk *dev, unsigned offset,
                             void *buf, unsigned bytes);
 void virtio_blk_config_write(struct virtio_blk *dev, unsigned offset,
                              const void *buf, unsigned bytes);
-/* Enables a new queue before DRIVER_OK; later, or out of range, it is ignored.
- */
+/* Enables a new queue: before DRIVER_OK, or after a reset of the queue. At any
+ * other time, or out of range, it is ignored. */
 void virtio_blk_set_queue(struct virtio_blk *dev, unsigned index,
                           const struct virtqueue_setup *setup);
+/* 2.6.1 of virtio 1.2 (RING_RESET): the queue's requests end and are shown to
+ * the driver, then the queue is forgotten. false, and nothing has changed, if
+ * the machine was stopped before they ended. Suspends. */
+bool co_virtio_blk_reset_queue(struct virtio_blk *dev, unsigned index);
 /* The driver's notification: the queue is looked at soon. */
 void virtio_blk_kick(struct virtio_blk *dev, unsigned index);
 

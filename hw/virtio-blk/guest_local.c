@@ -177,6 +177,19 @@ static void on_run_state(void *opaque, bool running, enum run_state state)
 
 /* ---- life: on the device's loop ---- */
 
+static void enable_queue(struct guest_local *l, unsigned index)
+{
+    const struct guest_queue *q = &l->g.queues[index];
+
+    virtio_blk_set_queue(l->dev, index,
+                         &(struct virtqueue_setup){
+                             .size = q->size,
+                             .desc = q->desc_gpa,
+                             .avail = q->avail_gpa,
+                             .used = q->used_gpa,
+                         });
+}
+
 /* 3.1.1: what a driver does to a device that was reset. */
 static bool probe(struct guest_local *l, GError **error)
 {
@@ -196,15 +209,7 @@ static bool probe(struct guest_local *l, GError **error)
     guest_take_config(g, &config);
     guest_lay_out(g, dev->props.queue_size);
     for (unsigned i = 0; i < g->num_queues; i++) {
-        struct guest_queue *q = &g->queues[i];
-
-        virtio_blk_set_queue(dev, i,
-                             &(struct virtqueue_setup){
-                                 .size = q->size,
-                                 .desc = q->desc_gpa,
-                                 .avail = q->avail_gpa,
-                                 .used = q->used_gpa,
-                             });
+        enable_queue(l, i);
     }
     g->running = vm_running();
     g->broken = false;
@@ -349,6 +354,77 @@ bool co_guest_reset(struct guest *g, GError **error)
     }
     co_mutex_unlock(&l->reset_lock);
     return ok;
+}
+
+/* ---- the reset of one queue ---- */
+
+struct queue_reset {
+    struct guest_local *l;
+    unsigned index;
+    const char *obstacle;
+    bool done; /* by the device */
+};
+
+/* The steps of a driver; the first and the last two on the guest's loop. */
+static void co_hold_queue(void *opaque)
+{
+    struct queue_reset *r = opaque;
+
+    r->obstacle = guest_obstacle(&r->l->g);
+    r->l->g.queues[r->index].held = true;
+}
+
+static void co_renew_queue(void *opaque)
+{
+    const struct queue_reset *r = opaque;
+    struct guest *g = &r->l->g;
+    struct guest_queue *q = &g->queues[r->index];
+
+    if (r->done && !g->broken) {
+        guest_queue_reap(q); /* what ended before */
+        guest_queue_renew(q);
+    }
+    q->held = false;
+}
+
+static void co_use_queue(void *opaque)
+{
+    const struct queue_reset *r = opaque;
+    struct guest *g = &r->l->g;
+
+    if (!g->broken) {
+        guest_workload_pump(g);
+        guest_ring(g);
+        guest_wake_all(g);
+    }
+}
+
+bool co_guest_reset_queue(struct guest *g, unsigned index, GError **error)
+{
+    struct guest_local *l = local_of(g);
+    struct queue_reset r = {.l = l, .index = index};
+
+    if (!(g->features & VIRTIO_BIT(VIRTIO_F_RING_RESET))) {
+        return error_set(error, "The device does not offer queue_reset");
+    }
+    if (index >= g->num_queues) {
+        return error_set(error, "Queue %u, but there are %u", index,
+                         g->num_queues);
+    }
+    co_mutex_lock(&l->reset_lock);
+    co_call_on(g->loop, co_hold_queue, &r);
+    r.done = !r.obstacle && co_virtio_blk_reset_queue(l->dev, index);
+    co_call_on(g->loop, co_renew_queue, &r);
+    if (r.done) {
+        enable_queue(l, index);
+    }
+    co_call_on(g->loop, co_use_queue, &r);
+    co_mutex_unlock(&l->reset_lock);
+    if (r.obstacle) {
+        return error_set(error, "%s", r.obstacle);
+    }
+    return r.done || error_set(error, "The guest was stopped before the "
+                                      "queue's requests had ended");
 }
 
 void co_guest_free(struct guest *g)

@@ -40,6 +40,13 @@ uint64_t guest_queue_bytes(uint16_t size)
     return layout_of(size).end;
 }
 
+/* Nothing is available or used. */
+static void empty(struct guest_queue *q)
+{
+    memset(q->desc, 0, layout_of(q->size).control);
+    q->avail_idx = q->shown_idx = q->last_used = q->format->first;
+}
+
 void guest_queue_init(struct guest_queue *q, uint16_t size, void *host,
                       uint64_t gpa, uint64_t features)
 {
@@ -47,11 +54,9 @@ void guest_queue_init(struct guest_queue *q, uint16_t size, void *host,
     uint8_t *base = host;
 
     memset(q, 0, sizeof(*q));
-    memset(host, 0, l.control); /* nothing is available or used */
     q->size = size;
     q->format = features & VIRTIO_BIT(VIRTIO_F_RING_PACKED) ? &guest_packed_ring
                                                             : &guest_split_ring;
-    q->avail_idx = q->shown_idx = q->last_used = q->format->first;
     q->event_idx = features & VIRTIO_BIT(VIRTIO_F_EVENT_IDX);
     q->indirect = features & VIRTIO_BIT(VIRTIO_F_INDIRECT_DESC);
     q->desc = host;
@@ -60,6 +65,7 @@ void guest_queue_init(struct guest_queue *q, uint16_t size, void *host,
     q->avail_gpa = gpa + l.avail;
     q->used = (void *)(base + l.used);
     q->used_gpa = gpa + l.used;
+    empty(q);
     q->num_slots = q->indirect ? l.slots : MIN(l.slots, size / 3u);
     q->slots = g_new0(struct guest_slot, q->num_slots);
     for (unsigned i = q->num_slots; i-- > 0;) {
@@ -87,9 +93,10 @@ struct guest_slot *guest_queue_get(struct guest_queue *q)
 {
     struct guest_slot *s = q->free;
 
-    if (s) {
-        q->free = s->next_free;
+    if (!s || q->held) {
+        return NULL;
     }
+    q->free = s->next_free;
     return s;
 }
 
@@ -142,8 +149,26 @@ void guest_queue_add(struct guest_slot *s, uint32_t type, uint64_t sector,
     };
     s->control->status = 0xff;
     segments = q->indirect ? MIN(segments, GUEST_MAX_SEGMENTS) : 1;
+    s->data_bytes = data_bytes;
+    s->segments = segments;
     q->format->add(s, buffers,
                    lay_out(s, buffers, data_bytes, segments, fills));
     s->in_flight = true;
     q->in_flight++;
+}
+
+void guest_queue_renew(struct guest_queue *q)
+{
+    empty(q);
+    q->held = q->interrupts_off = false;
+    q->in_flight = 0;
+    for (unsigned i = 0; i < q->num_slots; i++) {
+        struct guest_slot *s = &q->slots[i];
+        const struct virtio_blk_header *h = &s->control->header;
+
+        if (s->in_flight) {
+            guest_queue_add(s, le32toh(h->type), le64toh(h->sector),
+                            s->data_bytes, s->segments);
+        }
+    }
 }

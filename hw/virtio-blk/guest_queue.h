@@ -64,6 +64,8 @@ struct guest_slot {
     struct guest_queue *queue;
     bool in_flight;
     uint16_t descs; /* of a packed ring that it occupies */
+    uint16_t segments;
+    uint32_t data_bytes; /* as was added */
     /* Called when the device has returned it; takes the slot over. */
     void (*done)(struct guest_slot *slot, void *opaque);
     void *opaque;
@@ -86,7 +88,8 @@ struct guest_queue {
     uint16_t first_flags; /* packed: written last of what is shown */
     bool event_idx, indirect;
     bool interrupts_off;
-    union { /* split, packed */
+    bool held; /* nothing is added: the ring is about to be made anew */
+    union {    /* split, packed */
         struct vring_desc *desc;
         struct vring_packed_desc *ring;
     };
@@ -111,12 +114,16 @@ void guest_queue_init(struct guest_queue *q, uint16_t size, void *host,
                       uint64_t gpa, uint64_t features);
 void guest_queue_destroy(struct guest_queue *q);
 
-struct guest_slot *guest_queue_get(struct guest_queue *q); /* NULL: full */
+struct guest_slot *guest_queue_get(
+    struct guest_queue *q); /* NULL: full, held */
 void guest_queue_put(struct guest_slot *slot);
 /* Adds a request; header.type says which way the data goes. segments >= 1 needs
  * indirect descriptors for more than one. */
 void guest_queue_add(struct guest_slot *slot, uint32_t type, uint64_t sector,
                      uint32_t data_bytes, unsigned segments);
+/* Empties the rings, as the device does at a reset of the queue, and adds again
+ * what it had not returned by then; it is not held any more. */
+void guest_queue_renew(struct guest_queue *q);
 /* Adds any chain, for tests of what a device refuses: the one that begins at
  * descriptor `head`, or (packed) a descriptor with that buffer id. */
 static inline void guest_queue_add_raw(struct guest_queue *q, uint16_t head)

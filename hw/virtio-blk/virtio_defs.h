@@ -37,6 +37,7 @@
 #define VIRTIO_F_EVENT_IDX         29
 #define VIRTIO_F_VERSION_1         32
 #define VIRTIO_F_RING_PACKED       34
+#define VIRTIO_F_RING_RESET        40 /* 1.2 */
 
 #define VIRTIO_BIT(n)              (UINT64_C(1) << (n))
 
@@ -224,11 +225,11 @@ struct virtio_blk_segment {
 #define VIRTIO_BLK_SEGMENT_UNMAP 1
 
 /* ---- 5.2.4 configuration space ---- */
-struct virtio_blk_config {
 
 /* Linux takes less than a page for a page, so it would be a lie. */
-#define VIRTIO_BLK_MIN_SIZE_MAX 4096
+#define VIRTIO_BLK_MIN_SIZE_MAX  4096
 
+struct virtio_blk_config {
     uint64_t capacity; /* sectors */
     uint32_t size_max;
     uint32_t seg_max;

@@ -33,6 +33,10 @@ void co_guest_free(struct guest *g);
 /* Resets the device and starts it anew, as a driver does after NEEDS_RESET; a
  * workload ends. Called on dev's loop. Suspends. */
 bool co_guest_reset(struct guest *g, GError **error);
+/* Resets one queue and starts it anew (RING_RESET): what the device had taken
+ * off it ends, what it had not is put on the new ring. false if the machine
+ * stops meanwhile. Called on dev's loop. Suspends. */
+bool co_guest_reset_queue(struct guest *g, unsigned index, GError **error);
 struct loop *guest_loop(const struct guest *g);
 /* The driver has seen NEEDS_RESET. */
 bool guest_broken(const struct guest *g);

@@ -33,6 +33,7 @@ struct virtio_blk_props {
     bool no_config_wce;  /* the guest may not switch the write cache */
     bool no_discard, no_write_zeroes;
     bool no_event_idx, no_indirect;
+    bool no_ring_reset;
     bool packed;   /* offer packed rings */
     bool share_rw; /* others may write to the node too */
     bool exported; /* belongs to an export: not to be found by name */

@@ -324,6 +324,23 @@ def test_a_guest_that_finds_the_disk_larger(start):
     assert request(d, "write", 2 * SIZE, 512)["status"] == "ioerr"
 
 
+@pytest.mark.parametrize("packed", ["off", "on"])
+def test_one_queue_is_reset_under_load(start, packed):
+    d = make(start, packed=packed, num_queues=2)
+    d.command("x-guest-workload-start", device="vd-d0", depth=32, verify=True,
+              **{"read-percent": 50})
+    for i in range(20):
+        d.command("x-guest-reset", device="vd-d0", queue=i % 2)
+        assert request(d, "flush") == {"status": "ok"}
+    with pytest.raises(QmpError, match="Queue 2, but there are 2"):
+        d.command("x-guest-reset", device="vd-d0", queue=2)
+    info = d.command("x-guest-workload-query", device="vd-d0")
+    assert info["active"] and info["writes"]
+    d.command("x-guest-workload-stop", device="vd-d0")
+    info = d.command("x-guest-workload-query", device="vd-d0")
+    assert info["mismatches"] == info["errors"] == 0, info
+
+
 def test_nobody_has_such_a_device(varved):
     for command, more in (("x-guest-request", {"op": "read"}),
                           ("x-guest-workload-query", {}),

@@ -227,6 +227,113 @@ static void malformed_requests_need_a_reset_which_heals(void **state)
     run_with((struct virtio_blk_props){.no_event_idx = true}, co_malformed);
 }
 
+static void co_reset_queue(struct fixture *f)
+{
+    struct guest_workload_options o = {
+        .block_bytes = 4096, .depth = 30, .read_percent = 50, .verify = true};
+
+    assert_false(co_guest_reset_queue(f->g, 2, NULL));
+    disk.yield = true;
+    assert_true(guest_workload_start(f->g, &o, NULL));
+    for (unsigned i = 0; i < 200; i++) {
+        for (unsigned n = i % 7; n; n--) {
+            co_pause();
+        }
+        struct guest_workload_stats before = stats_of(f);
+
+        assert_true(co_guest_reset_queue(f->g, i % 3 / 2, NULL));
+        assert_true(stats_of(f).active);
+        if (i % 7 > 2) {
+            assert_true(stats_of(f).reads > before.reads);
+        }
+    }
+    /* Both queues still carry requests. */
+    for (unsigned i = 0; i < 100; i++) {
+        assert_int_equal(DO(.op = GUEST_OP_GET_ID, .bytes = 20).status,
+                         GUEST_STATUS_OK);
+    }
+    co_guest_workload_stop(f->g);
+    assert_int_equal(stats_of(f).mismatches + stats_of(f).errors, 0);
+    assert_int_equal(stats_of(f).in_flight, 0);
+}
+
+static void queue_is_reset_under_load(void **state)
+{
+    run_with((struct virtio_blk_props){.num_queues = 2, .queue_size = 64},
+             co_reset_queue);
+    run_with((struct virtio_blk_props){.num_queues = 2,
+                                       .queue_size = 64,
+                                       .no_indirect = true},
+             co_reset_queue);
+}
+
+struct queue_reset {
+    struct fixture *f;
+    bool ended, ok;
+};
+
+static void co_reset_first_queue(void *opaque)
+{
+    struct queue_reset *r = opaque;
+
+    r->ok = co_guest_reset_queue(r->f->g, 0, NULL);
+    r->ended = true;
+}
+
+static void pauses(unsigned n)
+{
+    while (n--) {
+        co_pause();
+    }
+}
+
+/* The other queue goes on, and so does this one when the machine was stopped.
+ */
+static void co_reset_queue_waits(struct fixture *f)
+{
+    struct guest_workload_options o = {.block_bytes = 4096, .depth = 6};
+    struct queue_reset r = {.f = f};
+
+    disk.gate = true;
+    assert_true(guest_workload_start(f->g, &o, NULL));
+    co_pause();
+    assert_int_equal(disk.inside, 6);
+    co_enter(co_create(co_reset_first_queue, &r));
+    pauses(10);
+    assert_false(r.ended);
+    assert_int_equal(DO(.op = GUEST_OP_GET_ID, .bytes = 20).status,
+                     GUEST_STATUS_OK);
+    disk.backend->on_write_error = BLOCKDEV_ON_ERROR_STOP;
+    guest_disk_fail(DISK_WRITE, EIO, 1);
+    guest_disk_open_gate();
+    pauses(10);
+    assert_false(vm_running());
+    assert_true(r.ended && !r.ok);
+    co_vm_start();
+    pauses(10);
+    assert_true(co_guest_reset_queue(f->g, 0, NULL));
+    co_guest_workload_stop(f->g);
+    assert_int_equal(stats_of(f).errors + stats_of(f).in_flight, 0);
+}
+
+static void reset_of_a_queue_waits_but_for_what_is_held(void **state)
+{
+    run_with((struct virtio_blk_props){.num_queues = 2, .queue_size = 64},
+             co_reset_queue_waits);
+}
+
+static void co_reset_queue_refused(struct fixture *f)
+{
+    assert_false(co_guest_reset_queue(f->g, 0, NULL));
+    assert_int_equal(DO(.op = GUEST_OP_FLUSH).status, GUEST_STATUS_OK);
+}
+
+static void reset_of_a_queue_needs_the_feature(void **state)
+{
+    run_with((struct virtio_blk_props){.no_ring_reset = true},
+             co_reset_queue_refused);
+}
+
 static void co_reset_while_held(struct fixture *f)
 {
     struct guest_workload_options o = {.block_bytes = 4096, .depth = 4};
@@ -299,6 +406,9 @@ int main(void)
         cmocka_unit_test(stop_quiesces_and_flushes_and_cont_goes_on),
         cmocka_unit_test(drained_section_holds_a_loaded_device_off),
         cmocka_unit_test(malformed_requests_need_a_reset_which_heals),
+        cmocka_unit_test(queue_is_reset_under_load),
+        cmocka_unit_test(reset_of_a_queue_waits_but_for_what_is_held),
+        cmocka_unit_test(reset_of_a_queue_needs_the_feature),
         cmocka_unit_test(reset_drops_held_requests),
         cmocka_unit_test(device_goes_away_with_requests_held),
         cmocka_unit_test(guest_sees_the_disk_change_its_size),

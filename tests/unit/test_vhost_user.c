@@ -139,6 +139,46 @@ static void get_vring_base_waits_for_requests(void **state)
     check_works();
 }
 
+static void a_queue_is_reset_while_the_other_runs(void **state)
+{
+    struct vhost_user_vring_state q = {.index = 1};
+    char id[20];
+    int status[2];
+
+    assert_true(vhost_client_start(&client, 2, QUEUE));
+    assert_true(client.features & VIRTIO_BIT(VIRTIO_F_RING_RESET));
+    for (unsigned i = 0; i < 5; i++) {
+        assert_true(vhost_client_reset_queue(&client, 1));
+        assert_int_equal(io(1, VIRTIO_BLK_T_IN, 0, back, 512), 0);
+        check_works();
+    }
+    /* It waits for the requests of its queue, and for no others. */
+    disk.gate = true;
+    vhost_client_submit(&client, 1, VIRTIO_BLK_T_OUT, 0, buf, 512, &status[0]);
+    vhost_client_kick(&client, 1);
+    settle();
+    assert_true(vhost_client_send(&client, VHOST_USER_GET_VRING_BASE, 0, &q,
+                                  sizeof(q), NULL, 0));
+    settle();
+    assert_int_equal(io(0, VIRTIO_BLK_T_GET_ID, 0, id, 20), 0);
+    vhost_client_submit(&client, 1, VIRTIO_BLK_T_OUT, 1, buf, 512, &status[1]);
+    vhost_client_kick(&client, 1);
+    settle();
+    assert_int_equal(disk.inside, 1);
+    guest_disk_open_gate();
+    struct vhost_user_message m;
+    assert_true(vhost_client_receive(&client, &m));
+    assert_int_equal(m.payload.state.num, base(2));
+    assert_int_equal(disk.writes, 5 + 1);
+    assert_true(vhost_client_reset_queue(&client, 1));
+    settle();
+    vhost_client_reap(&client);
+    assert_int_equal(status[0], 0);
+    assert_int_equal(status[1], 0);
+    assert_int_equal(disk.writes, 5 + 2);
+    assert_int_equal(client.queues[1].ring.violations, 0);
+}
+
 static void memory_changes_while_a_queue_runs(void **state)
 {
     uint64_t slots;
@@ -437,6 +477,7 @@ int main(void)
         BOTH(fills_its_queue_and_wraps),
         BOTH(a_disabled_queue_waits),
         BOTH(get_vring_base_waits_for_requests),
+        BOTH(a_queue_is_reset_while_the_other_runs),
         BOTH(memory_changes_while_a_queue_runs),
         BOTH(a_memory_change_waits_for_requests),
         cmocka_unit_test_setup_teardown(a_read_only_disk_stays_as_it_is,

@@ -415,6 +415,22 @@ int64_t vhost_client_stop_queue(struct vhost_client *c, unsigned i)
                : -1;
 }
 
+bool vhost_client_reset_queue(struct vhost_client *c, unsigned i)
+{
+    struct guest_queue *ring = &c->queues[i].ring;
+
+    if (vhost_client_stop_queue(c, i) < 0) {
+        return false;
+    }
+    guest_queue_reap(ring);
+    guest_queue_renew(ring);
+    if (!vhost_client_start_queue(c, i, vhost_client_base(c, 0))) {
+        return false;
+    }
+    vhost_client_kick(c, i);
+    return true;
+}
+
 bool vhost_client_start(struct vhost_client *c, unsigned num_queues,
                         uint16_t queue_size)
 {

@@ -94,6 +94,9 @@ int64_t vhost_client_stop_queue(struct vhost_client *c, unsigned i);
 /* The base of a ring with n descriptors that came and went, 0 for a new one, as
  * SET_VRING_BASE and GET_VRING_BASE have it. */
 uint32_t vhost_client_base(const struct vhost_client *c, unsigned n);
+/* RING_RESET: stops the queue, and makes its ring anew. What the back-end had
+ * not taken off it is added again. */
+bool vhost_client_reset_queue(struct vhost_client *c, unsigned i);
 /* All of the above. */
 bool vhost_client_start(struct vhost_client *c, unsigned num_queues,
                         uint16_t queue_size);
