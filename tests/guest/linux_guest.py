@@ -158,7 +158,7 @@ class LinuxGuest:
                 "-object", "memory-backend-memfd,id=mem,size=160M,share=on",
                 "-m", "160M", "-nodefaults", "-no-user-config", "-nographic",
                 "-no-reboot", "-kernel", path, "-initrd", initrd, "-append",
-                "console=ttyS0 quiet panic=-1 tsc=reliable "
+                "console=ttyS0 quiet panic=-1 tsc=reliable no_timer_check "
                 "random.trust_cpu=on mitigations=off",
                 "-chardev", f"file,id=console,path={self.console_path}",
                 "-serial", "chardev:console",

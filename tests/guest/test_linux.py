@@ -4,6 +4,7 @@ import os
 import subprocess
 
 from lib import program
+from lib.steps import bitmaps
 
 MIB = 1 << 20
 
@@ -162,3 +163,41 @@ def test_one_export_serves_one_guest_after_the_other(daemon, boot):
         guest.run("cmp -n 1048576 /dev/vda /dev/zero")
         guest.kill()  # it does not say goodbye
     assert daemon.command("query-block-exports")[0]["id"] == "export-n"
+
+
+def test_packed_rings_and_small_ones(daemon, boot):
+    for name in ("packed", "small"):
+        with open(daemon.path(f"{name}.img"), "wb") as f:
+            f.truncate(16 * MIB)
+        daemon.command("blockdev-add", {
+            "driver": "raw", "node-name": name, "file": {
+                "driver": "file", "filename": daemon.path(f"{name}.img")}})
+    daemon.command("block-dirty-bitmap-add", node="packed", name="b")
+    guest = boot(add_export(daemon, "packed", **{"num-queues": 2}),
+                 add_export(daemon, "small"), processors=2, queues=(2, 1),
+                 devices=(",packed=on", ",queue-size=16"))
+    features = guest.run("cat /sys/block/vda/device/features "
+                         "/sys/block/vdb/device/features").split()
+    size_max, ring_packed = 1, 34
+    assert [f[ring_packed] for f in features] == ["1", "0"]
+    assert [f[size_max] for f in features] == ["1", "1"]
+    limit = guest.run("cat /sys/block/vda/queue/max_segment_size")
+    assert limit == str(2**31 - 512)
+
+    # Many at once on both queues; each request of up to 126 segments, which is
+    # more than the small ring has entries.
+    guest.run("dd if=/dev/urandom of=/r bs=1M count=8")
+    guest.run("(taskset 1 dd if=/r of=/dev/vda bs=1M conv=fsync & "
+              "taskset 2 dd if=/r of=/dev/vda bs=4k seek=2048 conv=fsync; "
+              "wait)")
+    guest.run("dd if=/r of=/dev/vdb bs=4M conv=fsync")
+    guest.run("echo 3 >/proc/sys/vm/drop_caches")
+    guest.run("cat /r /r | cmp - /dev/vda")
+    guest.run("cmp -n 8388608 /r /dev/vdb")
+    assert "error" not in guest.run("dmesg | grep vd || true")
+    assert bitmaps(daemon)["packed/b"]["count"] == 16 * MIB
+    guest.stop()
+    with open(daemon.path("packed.img"), "rb") as f:
+        first, second = f.read(8 * MIB), f.read(8 * MIB)
+    with open(daemon.path("small.img"), "rb") as f:
+        assert first == second == f.read(8 * MIB) != bytes(8 * MIB)
