@@ -58,20 +58,25 @@ static int co_copy_piece(void *opaque)
  * or is under way. */
 static int co_copy_range(struct layer_copy *c, int64_t offset, int64_t *bytes)
 {
-    struct block_status st;
+    int ret = 0;
 
-    c->is_read = true;
-    int ret = co_node_status_above(c->top, c->base, false, true, offset, *bytes,
+    if (offset >= c->known_end) {
+        struct block_status st;
+        c->is_read = true;
+        ret = co_node_status_above(c->top, c->base, false, true, offset, *bytes,
                                    &st, NULL);
-    if (ret < 0) {
-        return ret;
+        if (ret < 0) {
+            return ret;
+        }
+        c->known = st.flags;
+        c->known_end = offset + st.bytes;
     }
-    *bytes = st.bytes;
-    if (!(st.flags & BLOCK_ALLOCATED)) {
+    *bytes = c->known_end - offset;
+    if (!(c->known & BLOCK_ALLOCATED)) {
         account(c, *bytes);
         return 0;
     }
-    if (st.flags & BLOCK_ZERO) {
+    if (c->known & BLOCK_ZERO) {
         *bytes = min_i64(*bytes, ZERO_CHUNK);
         c->is_read = false;
         ret = co_node_pwrite_zeroes(c->target, offset, *bytes, REQ_MAY_UNMAP);
@@ -118,6 +123,7 @@ int co_layer_copy(struct layer_copy *c)
     c->pool.limit = c->tasks ? c->tasks : DEFAULT_TASKS;
     c->total = c->top->length;
     c->done = 0;
+    c->known_end = 0;
     for (int64_t at = 0, n; at < c->total && !c->pool.result; at += n) {
         ret = co_wait_turn(c);
         if (ret <= 0) {

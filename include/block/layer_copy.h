@@ -38,6 +38,8 @@ struct layer_copy {
     /* private */
     struct co_pool pool;
     int64_t done, total;
+    int64_t known_end; /* of the extent where the walk is */
+    unsigned known;    /* its status */
 };
 
 /* 0, also if co_pause ended it, or the first error as -errno; nothing is under

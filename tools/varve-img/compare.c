@@ -23,6 +23,7 @@ enum {
 struct compare {
     struct image_open how[2];
     struct backend *image[2];
+    struct img_known known[2];
     bool strict, quiet;
     struct progress progress;
     struct co_pool pool;
@@ -108,16 +109,16 @@ static void co_compare_range(struct compare *c, int64_t offset, int64_t end,
                              int only)
 {
     while (offset < end && c->pool.result == 0) {
-        struct img_extent e[2] = {{.bytes = INT64_MAX, .zero = true},
-                                  {.bytes = INT64_MAX, .zero = true}};
+        bool zero[2] = {true, true};
         int64_t bytes = end - offset;
 
         for (int side = 0; side < 2; side++) {
+            unsigned flags;
             if (only >= 0 && side != only) {
                 continue;
             }
-            int ret =
-                co_img_extent(c->image[side], offset, end - offset, &e[side]);
+            int ret = co_img_status(&c->known[side], c->image[side]->node, NULL,
+                                    offset, &bytes, &flags);
             if (ret < 0) {
                 tool_error("Could not read the block status of %s at %" PRId64
                            ": %s",
@@ -125,9 +126,9 @@ static void co_compare_range(struct compare *c, int64_t offset, int64_t end,
                 c->status = 3;
                 return;
             }
-            bytes = min_i64(bytes, e[side].bytes);
+            zero[side] = flags & BLOCK_ZERO;
         }
-        if (e[0].zero && e[1].zero) {
+        if (zero[0] && zero[1]) {
             offset += bytes;
             c->done += bytes;
             progress_update(&c->progress, c->done, c->total);
@@ -137,7 +138,7 @@ static void co_compare_range(struct compare *c, int64_t offset, int64_t end,
         *t = (struct compare_task){.c = c,
                                    .offset = offset,
                                    .bytes = min_i64(bytes, CHUNK),
-                                   .read = {!e[0].zero, !e[1].zero}};
+                                   .read = {!zero[0], !zero[1]}};
         offset += t->bytes;
         co_pool_start(&c->pool, co_compare_chunk, t);
     }

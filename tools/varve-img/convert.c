@@ -61,13 +61,13 @@ static bool check_format(const struct convert *c)
                    c->format);
         return false;
     }
-    if (c->backing_file && !c->backing_format) {
-        tool_error("Use of backing file requires explicit backing format");
-        return false;
-    }
     if (c->sources > 1 && c->backing_file) {
         tool_error("Having a backing file for the target makes no sense when "
                    "concatenating multiple input images");
+        return false;
+    }
+    if (c->backing_file && !c->backing_format) {
+        tool_error("Use of backing file requires explicit backing format");
         return false;
     }
     return true;

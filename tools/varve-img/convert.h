@@ -11,6 +11,7 @@
 struct convert_source {
     struct image_open how;
     struct backend *b;
+    struct img_known known;
     int64_t start, bytes; /* in the target; whole sectors */
 };
 

@@ -225,7 +225,7 @@ static int co_extent(struct convert *c, int64_t offset, int64_t *bytes,
     int64_t in = offset - s->start, length = backend_length(s->b);
     struct node *base =
         c->backing_file ? node_backing_chain_next(s->b->node) : NULL;
-    struct block_status st;
+    unsigned flags;
 
     *bytes = min_i64(*bytes, s->bytes - in);
     /* -S 0 wants all of the target written. */
@@ -234,8 +234,7 @@ static int co_extent(struct convert *c, int64_t offset, int64_t *bytes,
         return 0;
     }
     *bytes = min_i64(*bytes, length - in);
-    int ret = co_node_status_above(s->b->node, base, false, true, in, *bytes,
-                                   &st, NULL);
+    int ret = co_img_status(&s->known, s->b->node, base, in, bytes, &flags);
     if (ret < 0 && c->salvage) {
         *kind = EXTENT_DATA;
         *bytes = min_i64(*bytes, c->chunk);
@@ -244,10 +243,9 @@ static int co_extent(struct convert *c, int64_t offset, int64_t *bytes,
     if (ret < 0) {
         return convert_error(c, "reading block status", offset, ret);
     }
-    *bytes = st.bytes;
-    if (c->backing_file && !(st.flags & BLOCK_ALLOCATED)) {
+    if (c->backing_file && !(flags & BLOCK_ALLOCATED)) {
         *kind = EXTENT_BEHIND;
-    } else if (!(st.flags & BLOCK_ZERO) || !c->sparse) {
+    } else if (!(flags & BLOCK_ZERO) || !c->sparse) {
         *kind = EXTENT_DATA;
     }
     return 0;

@@ -76,19 +76,25 @@ static int co_copy_all(struct dd *o)
 {
     int64_t end = min_i64(o->bytes, backend_length(o->src) - o->first);
 
+    struct img_known known = {0};
+
     o->pool.limit = TASKS;
     for (int64_t at = 0; at < end && !o->failed;) {
-        struct img_extent e;
-        int ret = co_img_extent(o->src, o->first + at, end - at, &e);
+        int64_t n = end - at;
+        unsigned flags;
+        int ret = co_img_status(&known, o->src->node, NULL, o->first + at, &n,
+                                &flags);
         if (ret < 0) {
             dd_error(o, "reading from input", ret);
-        } else if (!e.zero) {
+            break;
+        }
+        if (!(flags & BLOCK_ZERO)) {
             struct dd_piece *p = g_new(struct dd_piece, 1);
-            e.bytes = min_i64(e.bytes, align_down(at, CHUNK) + CHUNK - at);
-            *p = (struct dd_piece){o, at, e.bytes};
+            n = min_i64(n, align_down(at, CHUNK) + CHUNK - at);
+            *p = (struct dd_piece){o, at, n};
             co_pool_start(&o->pool, co_copy_piece, p);
         }
-        at += e.bytes;
+        at += n;
     }
     co_pool_wait(&o->pool);
     int ret = o->failed ? 0 : co_backend_flush(o->dst);

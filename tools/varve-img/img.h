@@ -56,16 +56,17 @@ struct json_object *img_writable_tree(struct node *node);
 struct backend *co_img_open_tree(struct json_object *tree, unsigned perm,
                                  GError **error);
 
-/* A known state of a range: zero or data. */
-struct img_extent {
-    int64_t bytes;
-    bool zero;
-    bool allocated; /* in some layer */
+/* What was last said about a part of an image, whose extents may be long and
+ * dear to find: asked again within it, the answer is at hand. Zeroed to begin
+ * with; for a node that nobody writes to meanwhile. */
+struct img_known {
+    int64_t start, end;
+    unsigned flags; /* enum block_status_flag */
 };
-/* The extent at offset, of `limit` bytes at most, through the backing chain.
- * 0 or -errno. Suspends. */
-int co_img_extent(struct backend *b, int64_t offset, int64_t limit,
-                  struct img_extent *extent);
+/* The layers from node down to, and without, base (NULL: all). *bytes is cut to
+ * what is the same. 0 or -errno. Suspends. */
+int co_img_status(struct img_known *known, struct node *node, struct node *base,
+                  int64_t offset, int64_t *bytes, unsigned *flags);
 
 /* ---- options of new images (create_options.c) ---- */
 

@@ -6,6 +6,7 @@
 #include <string.h>
 #include "block/request.h"
 #include "qapi/options.h"
+#include "util/range.h"
 
 bool img_one_filename(int argc, char **argv, int first, struct image_open *how)
 {
@@ -66,18 +67,19 @@ struct backend *co_img_open(const struct image_open *how)
     return b;
 }
 
-int co_img_extent(struct backend *b, int64_t offset, int64_t limit,
-                  struct img_extent *extent)
+int co_img_status(struct img_known *known, struct node *node, struct node *base,
+                  int64_t offset, int64_t *bytes, unsigned *flags)
 {
-    struct block_status status;
-
-    int ret = co_node_status_above(b->node, NULL, false, true, offset, limit,
-                                   &status, NULL);
-    if (ret < 0) {
-        return ret;
+    if (offset < known->start || offset >= known->end) {
+        struct block_status st;
+        int ret = co_node_status_above(node, base, false, true, offset,
+                                       node->length - offset, &st, NULL);
+        if (ret < 0) {
+            return ret;
+        }
+        *known = (struct img_known){offset, offset + st.bytes, st.flags};
     }
-    extent->bytes = status.bytes;
-    extent->zero = status.flags & BLOCK_ZERO;
-    extent->allocated = status.flags & BLOCK_ALLOCATED;
+    *bytes = min_i64(*bytes, known->end - offset);
+    *flags = known->flags;
     return 0;
 }

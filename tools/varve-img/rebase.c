@@ -30,6 +30,7 @@ struct rebase {
     struct backend *image, *base; /* base NULL: none, or "" */
     struct node *old;             /* NULL: none */
     struct node *common;          /* in old's chain: the new one; or NULL */
+    struct img_known own, above, side[2]; /* of image, old, old and base */
     struct co_pool pool;
     int64_t done;
     bool failed;
@@ -134,41 +135,31 @@ static int co_rebase_range(void *opaque)
 /* ---- the walk ------------------------------------------------------------ */
 
 /* Cuts *bytes to where one backing file says the same. */
-static int co_side_is_zero(struct node *node, int64_t offset, int64_t *bytes,
-                           bool *zero)
+static int co_side_is_zero(struct img_known *known, struct node *node,
+                           int64_t offset, int64_t *bytes, bool *zero)
 {
-    struct block_status st;
+    unsigned flags = BLOCK_ZERO;
+    int ret = 0;
 
-    *zero = !node || offset >= node->length;
-    if (*zero) {
-        return 0;
+    if (node && offset < node->length) {
+        ret = co_img_status(known, node, NULL, offset, bytes, &flags);
     }
-    int64_t n = min_i64(*bytes, node->length - offset);
-    int ret =
-        co_node_status_above(node, NULL, false, true, offset, n, &st, NULL);
-    *zero = ret == 0 && st.flags & BLOCK_ZERO;
-    *bytes = ret == 0 ? st.bytes : n;
+    *zero = flags & BLOCK_ZERO;
     return ret;
 }
 
 /* What the image has itself, or shares with the new one, stays as it is. */
 static int co_skip(struct rebase *o, int64_t offset, int64_t *bytes, bool *skip)
 {
-    struct block_status st;
-    struct node *node = o->image->node;
+    unsigned flags;
+    int ret =
+        co_img_status(&o->own, o->image->node, o->old, offset, bytes, &flags);
 
-    int ret = co_node_block_status(node, false, offset, *bytes, &st);
-    if (ret < 0) {
-        return ret;
-    }
-    *skip = st.flags & BLOCK_ALLOCATED;
-    *bytes = st.bytes;
-    if (!*skip && o->common && offset < o->old->length) {
-        ret = co_node_status_above(o->old, o->common, false, false, offset,
-                                   min_i64(*bytes, o->old->length - offset),
-                                   &st, NULL);
-        *skip = ret == 0 && !(st.flags & BLOCK_ALLOCATED);
-        *bytes = min_i64(*bytes, st.bytes);
+    *skip = ret == 0 && (flags & BLOCK_ALLOCATED);
+    if (ret == 0 && !*skip && o->common && offset < o->old->length) {
+        ret =
+            co_img_status(&o->above, o->old, o->common, offset, bytes, &flags);
+        *skip = ret == 0 && !(flags & BLOCK_ALLOCATED);
     }
     return ret;
 }
@@ -180,8 +171,12 @@ static int co_plan_range(struct rebase *o, int64_t offset, int64_t *bytes)
     int ret = co_skip(o, offset, bytes, &skip);
 
     for (int side = 0; side < 2 && ret == 0 && !skip; side++) {
-        ret = co_side_is_zero(side ? (o->base ? o->base->node : NULL) : o->old,
-                              offset, bytes, &t.zero[side]);
+        struct node *node = o->old;
+        if (side) {
+            node = o->base ? o->base->node : NULL;
+        }
+        ret =
+            co_side_is_zero(&o->side[side], node, offset, bytes, &t.zero[side]);
     }
     if (ret < 0) {
         return rebase_error(o, "reading image metadata", ret);

@@ -193,13 +193,33 @@ static bool co_worth_recursing(struct qcow2 *s)
     return s->recurse;
 }
 
+/* As co_qcow2_map(), over as many slices as say the same. */
+static int co_map_run(struct qcow2 *s, int64_t offset, int64_t bytes,
+                      struct mapping *m)
+{
+    int ret = co_qcow2_map(s, offset, bytes, m);
+
+    while (ret == 0 && m->type != CLUSTER_COMPRESSED && m->bytes < bytes &&
+           is_aligned(offset + m->bytes, qcow2_slice_bytes(s))) {
+        struct mapping next;
+        /* What is wrong there is told to who asks for that place. */
+        if (co_qcow2_map(s, offset + m->bytes, bytes - m->bytes, &next) < 0 ||
+            next.type != m->type ||
+            next.host != (m->host ? m->host + m->bytes : 0)) {
+            break;
+        }
+        m->bytes += next.bytes;
+    }
+    return ret;
+}
+
 int co_qcow2_block_status(struct node *node, bool want_zero, int64_t offset,
                           int64_t bytes, struct block_status *status)
 {
     struct qcow2 *s = node->state;
     struct mapping m;
     unsigned generation = qcow2_enter(s);
-    int ret = co_qcow2_map(s, offset, bytes, &m);
+    int ret = co_map_run(s, offset, bytes, &m);
 
     qcow2_leave(s, generation);
     if (ret < 0) {
