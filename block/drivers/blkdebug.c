@@ -243,14 +243,14 @@ static bool co_blkdebug_open(struct node *node,
                                 "inject-error and set-state; a 'config' file "
                                 "is not supported");
     }
+    s->take = o->has_take_child_perms ? perms_of(&o->take_child_perms) : 0;
+    s->unshare =
+        o->has_unshare_child_perms ? perms_of(&o->unshare_child_perms) : 0;
     if (!co_node_open_child(node, o->image, "image",
                             ROLE_FILTERED | ROLE_PRIMARY, error)) {
         return false;
     }
     s->state = 1;
-    s->take = o->has_take_child_perms ? perms_of(&o->take_child_perms) : 0;
-    s->unshare =
-        o->has_unshare_child_perms ? perms_of(&o->unshare_child_perms) : 0;
     if (o->has_set_state) {
         add_state_rules(s, &o->set_state);
     }
