@@ -137,6 +137,18 @@ bool qmp_blockdev_create(const struct blockdev_create_args *args, GError **errp)
     return co_visit_change(NULL, create_visit, args, NULL, errp);
 }
 
+static bool is_backing(const struct node *node)
+{
+    const struct edge *edge;
+
+    LIST_FOREACH (edge, &node->parents, in_parents) {
+        if (edge->roles & ROLE_COW) {
+            return true;
+        }
+    }
+    return false;
+}
+
 static bool resize_visit(const void *args, void *result, GError **error)
 {
     const struct block_resize_args *a = args;
@@ -148,11 +160,9 @@ static bool resize_visit(const void *args, void *result, GError **error)
     if (a->size < 0) {
         return error_set(error, "Parameter 'size' expects a >0 size");
     }
-    if (!jobs_check_node_free(node, error)) {
-        return false;
-    }
-    /* A job copies what was there when it began, all of it. */
-    if (!jobs_check_node_free(node, NULL)) {
+    /* A job copies what was there when it began, all of it; and what is behind
+     * an image that grew was hidden up to the length that it had. */
+    if (!jobs_check_node_free(node, NULL) || is_backing(node)) {
         return error_set(error, "Device '%s' is in use",
                          a->device ? a->device : node->name);
     }
