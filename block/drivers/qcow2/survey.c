@@ -145,6 +145,7 @@ static bool co_survey_l2(struct survey *v, uint64_t offset, GError **error)
     if (ret < 0) {
         return error_set_errno(error, ret, "Could not read L2 table");
     }
+    v->next = 0; /* where tables lie is no matter of fragments */
     for (int64_t i = 0; i < s->cluster_size / 8; i += 1 << s->extended) {
         struct mapping m;
         int64_t host, bytes;
