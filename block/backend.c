@@ -363,7 +363,8 @@ int co_backend_pwrite_zeroes(struct backend *b, int64_t offset, int64_t bytes,
         return ret;
     }
     int64_t start = start_ns(b);
-    ret = co_node_pwrite_zeroes(b->node, offset, bytes, write_flags(b, flags));
+    ret = co_node_pwrite_zeroes_at_root(b->node, offset, bytes,
+                                        write_flags(b, flags));
     note_written(b, offset + bytes, ret);
     return leave_request(b, ACCT_WRITE, bytes, start, ret);
 }

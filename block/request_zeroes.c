@@ -121,6 +121,15 @@ int co_request_zero_pieces(struct node *node, int64_t offset, int64_t bytes,
 int co_node_pwrite_zeroes(struct node *node, int64_t offset, int64_t bytes,
                           unsigned flags)
 {
+    if (!request_may_unmap(node)) {
+        flags &= ~REQ_MAY_UNMAP;
+    }
+    return co_node_pwrite_zeroes_at_root(node, offset, bytes, flags);
+}
+
+int co_node_pwrite_zeroes_at_root(struct node *node, int64_t offset,
+                                  int64_t bytes, unsigned flags)
+{
     struct tracked_request req;
     int ret = request_write_check(node, offset, bytes);
 
@@ -132,9 +141,6 @@ int co_node_pwrite_zeroes(struct node *node, int64_t offset, int64_t bytes,
         return ret;
     }
     unsigned driver_flags = request_driver_flags(node, flags);
-    if (!request_may_unmap(node)) {
-        driver_flags &= ~REQ_MAY_UNMAP;
-    }
     co_request_event(node, BLKDEBUG_EVENT_PWRITEV_ZERO);
     ret = co_request_zero_pieces(node, offset, bytes, driver_flags);
     co_request_event(node, BLKDEBUG_EVENT_PWRITEV_DONE);

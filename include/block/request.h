@@ -34,6 +34,10 @@ int co_node_pwrite(struct node *node, int64_t offset, const void *buf,
  * unless REQ_NO_FALLBACK. */
 int co_node_pwrite_zeroes(struct node *node, int64_t offset, int64_t bytes,
                           unsigned flags);
+/* As a guest or user asks: REQ_MAY_UNMAP counts even where the node's own
+ * discard option says no, if not for what is below it. */
+int co_node_pwrite_zeroes_at_root(struct node *node, int64_t offset,
+                                  int64_t bytes, unsigned flags);
 /* A hint: unaligned ends are left alone; 0 where discard is off or the driver
  * cannot. */
 int co_node_pdiscard(struct node *node, int64_t offset, int64_t bytes);
