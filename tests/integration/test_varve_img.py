@@ -1,6 +1,7 @@
 """varve-img beside qemu-img: the same arguments, the same answers and status."""
 import json
 import os
+import random
 import re
 import subprocess
 
@@ -146,6 +147,28 @@ def test_info_refuses(images, args):
     both(images, "info", *args, streams=("stdout", "stderr"))
 
 
+@pytest.mark.parametrize("args", [
+    [], ["--backing-chain"], ["--output=json", "--backing-chain"], ["-U"],
+    ["--image-opts"]], ids=" ".join)
+def test_info_needs_no_backing_file(images, args):
+    """Not to tell what one image says of itself."""
+    for directory in images.values():
+        run("qemu-img", directory, "create", "-q", "-f", "qcow2", "-b",
+            "o.qcow2", "-F", "qcow2", "top.qcow2", check=0)
+        os.unlink(directory / "a.qcow2")
+    for name in ("o.qcow2", "top.qcow2"):
+        both(images, "info", *args, name if "--image-opts" not in args else
+             f"driver=qcow2,file.filename={name}")
+
+
+def test_info_finds_a_chain_that_is_a_ring(images):
+    for directory in images.values():
+        run("qemu-img", directory, "rebase", "-u", "-b", "o.qcow2", "-F",
+            "qcow2", "a.qcow2", check=0)
+    both(images, "info", "o.qcow2")
+    both(images, "info", "--backing-chain", "o.qcow2")
+
+
 def test_info_by_options(images):
     both(images, "info", "--image-opts", "driver=qcow2,file.filename=a.qcow2")
     both(images, "info",
@@ -239,6 +262,23 @@ def test_check_finds_damage(damaged, image, damage):
     status = check_both(damaged, image)[0]
     check_both(damaged, "--output=json", image)
     assert status in ((2, 3) if damage and damage[0] == 2 << 16 else (0, 2))
+
+
+def test_check_counts_fragments_of_each_table(images, seed):
+    """Where one table of clusters ends and the next begins is no fragment."""
+    rng = random.Random(seed)
+    first, second = images["varve-img"], images["qemu-img"]
+    for cluster in ("512", "1k", "64k"):
+        run("qemu-img", first, "create", "-q", "-f", "qcow2", "-o",
+            f"cluster_size={cluster}", "f.qcow2", "8M", check=0)
+        commands = []
+        for _ in range(12):
+            at = rng.randrange(12 << 10)
+            commands.append(f"{rng.choice(['write', 'write -z', 'discard'])} "
+                            f"{at * 512} {rng.randrange(1, 2048) * 512}")
+        qemu_io(first, "f.qcow2", *commands, fmt="qcow2")
+        (second / "f.qcow2").write_bytes((first / "f.qcow2").read_bytes())
+        check_both(images, "f.qcow2")
 
 
 # ---- compare ----
