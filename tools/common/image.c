@@ -193,13 +193,88 @@ static bool co_describe(struct described *d, const GPtrArray *pairs,
            put_aio(d, error);
 }
 
+/* ---- options that no driver knows ---- */
+
+static const struct qapi_member *find_member(const struct qapi_type *type,
+                                             const char *name)
+{
+    for (uint32_t i = 0; type && i < type->n; i++) {
+        if (!strcmp(type->members[i].name, name)) {
+            return &type->members[i];
+        }
+    }
+    return NULL;
+}
+
+/* "a.b" for the first thing that is said below a. */
+static char *first_path(const char *key, struct json_object *value)
+{
+    GString *path = g_string_new(key);
+
+    while (json_object_is_type(value, json_type_object) &&
+           json_object_object_length(value)) {
+        struct json_object_iterator it = json_object_iter_begin(value);
+
+        g_string_append_printf(path, ".%s", json_object_iter_peek_name(&it));
+        value = json_object_iter_peek_value(&it);
+    }
+    return g_string_free(path, FALSE);
+}
+
+static bool refuse_option(const char *driver, const char *key,
+                          struct json_object *value, GError **error)
+{
+    g_autofree char *path = first_path(key, value);
+    const struct block_driver *d = block_driver_find(driver);
+    bool format = d && d->kind != DRIVER_PROTOCOL && strcmp(driver, "blkdebug");
+
+    return format ? error_set(error,
+                              "Block format '%s' does not support the option "
+                              "'%s'",
+                              driver, path)
+                  : error_set(error,
+                              "Block protocol '%s' doesn't support the option "
+                              "'%s'",
+                              driver, path);
+}
+
+/* False if the tree, or one of a child in it, holds what its driver does not
+ * know. Other faults are the decoder's business. */
+static bool check_known(struct json_object *tree, GError **error)
+{
+    const struct qapi_type *type = &qapi_type_blockdev_options;
+    struct json_object *name;
+    enum blockdev_driver driver;
+
+    if (!json_object_object_get_ex(tree, "driver", &name) ||
+        !blockdev_driver_parse(json_object_get_string(name), &driver)) {
+        return true;
+    }
+    json_object_object_foreach(tree, key, value)
+    {
+        const struct qapi_member *m = find_member(type, key);
+
+        m = m ? m : find_member(type->branches[driver], key);
+        if (!m) {
+            return refuse_option(blockdev_driver_str(driver), key, value,
+                                 error);
+        }
+        if (m->type == &qapi_type_blockdev_ref &&
+            json_object_is_type(value, json_type_object) &&
+            !check_known(value, error)) {
+            return false;
+        }
+    }
+    return true;
+}
+
 struct blockdev_options *co_image_options(const GPtrArray *pairs,
                                           bool *writethrough, GError **error)
 {
     struct described d = {.tree = json_object_new_object()};
     struct blockdev_options *options = NULL;
 
-    if (co_describe(&d, pairs, error)) {
+    if (co_describe(&d, pairs, error) && check_known(d.tree, error)) {
         options = qapi_blockdev_options_decode(d.tree, error);
     }
     *writethrough = d.cache && d.cache->writethrough;
