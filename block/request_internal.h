@@ -147,6 +147,10 @@ static inline void request_write_done(struct tracked_request *req, int ret)
     if (G_UNLIKELY(end > node->length) && ret == 0) {
         request_write_grown(node, end);
     }
+    if (ret == 0) {
+        node->wr_highest_offset =
+            max_i64(node->wr_highest_offset, req->offset + req->bytes);
+    }
     dirty_bitmaps_mark(node, req->overlap_offset, req->overlap_bytes);
 }
 

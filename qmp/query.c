@@ -138,13 +138,18 @@ static struct block_device_stats *backend_stats(const struct backend *b)
     return s;
 }
 
-/* Requests are counted where they enter the graph: a node alone has none. */
+/* Requests are counted where they enter the graph: a node alone has only what
+ * its driver counts, and how far it was written. */
 static struct block_stats *node_stats(const struct node *node, bool chain)
 {
     struct block_stats *s = g_new0(struct block_stats, 1);
 
     s->node_name = g_strdup(node->name);
     s->stats = g_new0(struct block_device_stats, 1);
+    s->stats->wr_highest_offset = node->wr_highest_offset;
+    if (node->driver->query_stats) {
+        s->driver_specific = node->driver->query_stats(node);
+    }
     if (node->file) {
         s->parent = node_stats(node->file->child, chain);
     }

@@ -132,6 +132,9 @@ struct block_driver {
     int (*co_make_empty)(struct node *node);
     /* Format part of query answers; NULL if there is none. Caller frees. */
     struct image_info_specific *(*co_query_specific)(struct node *node);
+    /* Statistics that no other driver has; NULL if there are none. Caller
+     * frees. */
+    struct block_stats_specific *(*query_stats)(const struct node *node);
 
     /* How I/O is done now, for people: "auto: native"; caller frees. */
     char *(*io_engine)(struct node *node);

@@ -47,6 +47,7 @@ struct node {
     unsigned in_flight;          /* private */
     unsigned drained; /* private: open drained sections, here or below */
     uint64_t write_gen, flush_gen; /* private: skips needless flushes */
+    int64_t wr_highest_offset;     /* end of the furthest write, for queries */
     struct co_mutex flush_lock;    /* private */
 
     /* cold */

@@ -47,6 +47,7 @@ struct file_state {
     /* The last extent that SEEK_DATA found: repeated status questions inside it
      * cost no system call. "Data" is never wrong, only coarse. */
     int64_t data_start, data_end;
+    uint64_t discards_ok, discards_failed, discarded_bytes; /* for queries */
     /* Counts what may have deallocated: an answer found before is not kept. */
     uint64_t holes_made;
 
@@ -91,6 +92,7 @@ char *file_io_engine(struct node *node);
 int co_file_pwrite_zeroes(struct node *node, int64_t offset, int64_t bytes,
                           unsigned flags);
 int co_file_pdiscard(struct node *node, int64_t offset, int64_t bytes);
+struct block_stats_specific *file_query_stats(const struct node *node);
 int co_file_block_status(struct node *node, bool want_zero, int64_t offset,
                          int64_t bytes, struct block_status *status);
 int co_file_copy_range(struct node *src, int64_t src_offset, struct node *dst,

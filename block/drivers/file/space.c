@@ -164,7 +164,29 @@ int co_file_pdiscard(struct node *node, int64_t offset, int64_t bytes)
     int ret =
         co_try(&s->can_discard, s->is_device ? discard_blocks : punch_hole, &w);
     file_forget_extent(s);
+    if (ret == 0) {
+        s->discards_ok++;
+        s->discarded_bytes += bytes;
+    } else {
+        s->discards_failed++;
+    }
     return ret;
+}
+
+struct block_stats_specific *file_query_stats(const struct node *node)
+{
+    const struct file_state *s = node->state;
+    struct block_stats_specific *stats = g_new0(struct block_stats_specific, 1);
+    const struct block_stats_specific_file counts = {
+        .discard_nb_ok = s->discards_ok,
+        .discard_nb_failed = s->discards_failed,
+        .discard_bytes_ok = s->discarded_bytes,
+    };
+
+    stats->driver =
+        s->is_device ? BLOCKDEV_DRIVER_HOST_DEVICE : BLOCKDEV_DRIVER_FILE;
+    *(s->is_device ? &stats->u.host_device : &stats->u.file) = counts;
+    return stats;
 }
 
 /* ---- status ---- */
