@@ -37,39 +37,52 @@ static void set_nocow(int fd)
 #endif
 }
 
-static int do_create(void *opaque)
+/* Opens the file and takes the locks of whoever writes it all anew; runs fn on
+ * it, which says itself what is wrong. */
+static int with_locked_file(struct create_work *w, int flags, const char *what,
+                            int (*fn)(struct create_work *w, int fd))
 {
-    struct create_work *w = opaque;
     struct file_state locks = {.lock_fd = -1};
-    const char *what;
     int ret = -EIO;
 
-    int fd = open(w->filename, O_RDWR | O_CREAT | O_CLOEXEC, 0644);
+    int fd = open(w->filename, O_RDWR | O_CLOEXEC | flags, 0644);
     if (fd < 0) {
-        error_set_errno(w->error, errno, "Could not create '%s'", w->filename);
+        error_set_errno(w->error, errno, "Could not %s '%s'", what,
+                        w->filename);
         return -EIO;
     }
-    if (!file_lock_open(&locks, fd, w->filename, w->error) ||
-        !file_lock_prepare(&locks, w->filename, PERM_WRITE | PERM_RESIZE,
-                           PERM_ALL & ~PERM_RESIZE, w->error)) {
-        goto out;
+    if (file_lock_open(&locks, fd, w->filename, w->error) &&
+        file_lock_prepare(&locks, w->filename, PERM_WRITE | PERM_RESIZE,
+                          PERM_ALL & ~PERM_RESIZE, w->error)) {
+        file_lock_commit(&locks);
+        ret = fn(w, fd);
     }
-    file_lock_commit(&locks);
+    file_lock_close(&locks);
+    close(fd);
+    return ret;
+}
+
+static int make_empty(struct create_work *w, int fd)
+{
+    const char *what;
+
     if (ftruncate(fd, 0) < 0) {
         error_set_errno(w->error, errno, "Could not clear '%s'", w->filename);
-        goto out;
+        return -EIO;
     }
     if (w->nocow) {
         set_nocow(fd);
     }
-    ret = file_resize(fd, 0, w->size, w->prealloc, &what);
+    int ret = file_resize(fd, 0, w->size, w->prealloc, &what);
     if (ret < 0) {
         error_set_errno(w->error, ret, "%s", what);
     }
-out:
-    file_lock_close(&locks);
-    close(fd);
     return ret;
+}
+
+static int do_create(void *opaque)
+{
+    return with_locked_file(opaque, O_CREAT, "create", make_empty);
 }
 
 static bool co_create_with(struct create_work *w)
@@ -99,116 +112,134 @@ bool co_file_create(const struct blockdev_create_options *options,
     return co_create_with(&w);
 }
 
-bool co_file_create_file(const char *filename,
-                         const struct create_params *params, GError **error)
-{
-    struct create_work w = {.filename = filename,
-                            /* Files from the image tools hold whole sectors. */
-                            .size = align_up(params->size, BLOCK_SECTOR_SIZE),
-                            .error = error};
+/* ---- options as people type them ---- */
 
-    if (params->backing_file) {
-        return error_set(error, "Backing file not supported for file format "
-                                "'file'");
+struct create_option {
+    const char *name;
+    bool (*take)(struct create_work *w, const char *value);
+};
+
+static bool take_preallocation(struct create_work *w, const char *value)
+{
+    int mode = qapi_enum_parse(&qapi_type_prealloc_mode, value);
+
+    w->prealloc = mode;
+    return mode >= 0 ||
+           error_set(w->error, "invalid parameter value: %s", value);
+}
+
+static bool take_no_preallocation(struct create_work *w, const char *value)
+{
+    return !g_strcmp0(value, "off") ||
+           error_set(w->error, "Unsupported preallocation mode '%s'", value);
+}
+
+static bool take_nocow(struct create_work *w, const char *value)
+{
+    w->nocow = !g_strcmp0(value, "on");
+    return w->nocow || !g_strcmp0(value, "off") ||
+           error_set(w->error, "Parameter 'nocow' expects 'on' or 'off'");
+}
+
+/* A hint for file systems that ours do not need. */
+static bool take_hint(struct create_work *w, const char *value)
+{
+    return true;
+}
+
+static bool take_option(struct create_work *w, const struct create_option *rows,
+                        const struct keyval *kv)
+{
+    for (; rows->name; rows++) {
+        if (!g_strcmp0(kv->key, rows->name)) {
+            return rows->take(w, kv->value);
+        }
     }
+    return error_set(w->error, "Invalid parameter '%s'", kv->key);
+}
+
+static bool take_params(struct create_work *w, const char *driver,
+                        const struct create_params *params,
+                        const struct create_option *rows)
+{
     g_autoptr(GPtrArray) extra = NULL;
-    if (params->extra) {
-        extra = keyval_split(params->extra, NULL, error);
-        if (!extra) {
+
+    w->size = params->size;
+    if (params->backing_file) {
+        return error_set(w->error,
+                         "Backing file not supported for file format '%s'",
+                         driver);
+    }
+    if (!params->extra) {
+        return true;
+    }
+    extra = keyval_split(params->extra, NULL, w->error);
+    for (unsigned i = 0; extra && i < extra->len; i++) {
+        if (!take_option(w, rows, g_ptr_array_index(extra, i))) {
             return false;
         }
     }
-    for (unsigned i = 0; extra && i < extra->len; i++) {
-        const struct keyval *kv = g_ptr_array_index(extra, i);
-        if (!g_strcmp0(kv->key, "preallocation")) {
-            int mode = qapi_enum_parse(&qapi_type_prealloc_mode, kv->value);
-            if (mode < 0) {
-                return error_set(error, "invalid parameter value: %s",
-                                 kv->value);
-            }
-            w.prealloc = mode;
-        } else if (!g_strcmp0(kv->key, "nocow")) {
-            w.nocow = !g_strcmp0(kv->value, "on");
-            if (!w.nocow && g_strcmp0(kv->value, "off") != 0) {
-                return error_set(error,
-                                 "Parameter 'nocow' expects 'on' or 'off'");
-            }
-        } else if (g_strcmp0(kv->key, "extent_size_hint")) {
-            return error_set(error, "Invalid parameter '%s'", kv->key);
-        }
+    return extra;
+}
+
+bool co_file_create_file(const char *filename,
+                         const struct create_params *params, GError **error)
+{
+    static const struct create_option rows[] = {
+        {"preallocation", take_preallocation},
+        {"nocow", take_nocow},
+        {"extent_size_hint", take_hint},
+        {0},
+    };
+    struct create_work w = {.filename = filename, .error = error};
+
+    if (!take_params(&w, "file", params, rows)) {
+        return false;
     }
+    /* Files from the image tools hold whole sectors. */
+    w.size = align_up(w.size, BLOCK_SECTOR_SIZE);
     return co_create_with(&w);
 }
 
 /* ---- devices ---- */
 
 /* Zeroes the start, where probing would find what was there before. */
-static int do_reuse_device(void *opaque)
+static int look_empty(struct create_work *w, int fd)
 {
     static const char sector[BLOCK_SECTOR_SIZE];
-    struct create_work *w = opaque;
-    struct file_state locks = {.lock_fd = -1};
-    int ret = -EIO;
-
-    int fd = open(w->filename, O_RDWR | O_CLOEXEC);
-    if (fd < 0) {
-        error_set_errno(w->error, errno, "Could not open '%s'", w->filename);
-        return -EIO;
-    }
     int64_t length = file_length(fd);
+
     if (length < 0) {
         error_set_errno(w->error, length, "Could not get the length of '%s'",
                         w->filename);
-        goto out;
+        return -EIO;
     }
     if (length < w->size) {
         error_set(w->error, "Cannot grow device files");
-        goto out;
+        return -EIO;
     }
-    if (!file_lock_open(&locks, fd, w->filename, w->error) ||
-        !file_lock_prepare(&locks, w->filename, PERM_WRITE | PERM_RESIZE,
-                           PERM_ALL & ~PERM_RESIZE, w->error)) {
-        goto out;
-    }
-    file_lock_commit(&locks);
     ssize_t bytes = min_i64(length, sizeof(sector));
     if (pwrite(fd, sector, bytes, 0) != bytes || fdatasync(fd) < 0) {
         error_set_errno(w->error, errno, "Could not clear '%s'", w->filename);
-        goto out;
+        return -EIO;
     }
-    ret = 0;
-out:
-    file_lock_close(&locks);
-    close(fd);
-    return ret;
+    return 0;
+}
+
+static int do_reuse_device(void *opaque)
+{
+    return with_locked_file(opaque, 0, "open", look_empty);
 }
 
 bool co_device_create_file(const char *filename,
                            const struct create_params *params, GError **error)
 {
-    struct create_work w = {
-        .filename = filename, .size = params->size, .error = error};
+    static const struct create_option rows[] = {
+        {"preallocation", take_no_preallocation},
+        {0},
+    };
+    struct create_work w = {.filename = filename, .error = error};
 
-    if (params->backing_file) {
-        return error_set(error, "Backing file not supported for file format "
-                                "'host_device'");
-    }
-    g_autoptr(GPtrArray) extra = NULL;
-    if (params->extra) {
-        extra = keyval_split(params->extra, NULL, error);
-        if (!extra) {
-            return false;
-        }
-    }
-    for (unsigned i = 0; extra && i < extra->len; i++) {
-        const struct keyval *kv = g_ptr_array_index(extra, i);
-        if (g_strcmp0(kv->key, "preallocation") != 0) {
-            return error_set(error, "Invalid parameter '%s'", kv->key);
-        }
-        if (g_strcmp0(kv->value, "off") != 0) {
-            return error_set(error, "Unsupported preallocation mode '%s'",
-                             kv->value);
-        }
-    }
-    return co_worker(do_reuse_device, &w) == 0;
+    return take_params(&w, "host_device", params, rows) &&
+           co_worker(do_reuse_device, &w) == 0;
 }
