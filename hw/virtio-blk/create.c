@@ -82,6 +82,7 @@ struct virtio_blk *co_virtio_blk_new(const struct virtio_blk_props *props,
     }
     dev->old_perm = backend->root->perm;
     dev->old_shared = backend->root->shared;
+    dev->old_read_only = backend->read_only;
     if (!co_backend_set_perm(backend, perm, shared, error)) {
         backend_detach_device(backend);
         g_free(dev);
@@ -132,6 +133,7 @@ void co_virtio_blk_free(struct virtio_blk *dev)
     /* Asks for less than before, or for what it had: cannot fail but by the
      * storage, and then the rights just stay. */
     co_backend_set_perm(dev->backend, dev->old_perm, dev->old_shared, NULL);
+    dev->backend->read_only = dev->old_read_only;
     co_backend_unref(dev->backend);
     for (unsigned i = 0; i < dev->num_queues; i++) {
         virtqueue_destroy(&dev->queues[i].vq);

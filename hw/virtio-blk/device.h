@@ -77,6 +77,7 @@ struct virtio_blk {
     struct co_queue idle; /* waits for in_flight to fall to zero */
     struct guest *guest;
     unsigned old_perm, old_shared; /* of the backend, to put back */
+    bool old_read_only;
 };
 
 /* One request: the slot of its chain, so that nothing is allocated for it. */

@@ -1,10 +1,12 @@
 """Commands that make, resize, remove and query nodes, compared with QEMU's."""
 import os
+import re
 import subprocess
 
 import pytest
 
-from lib import Events, same_conversation
+from lib import Events, Oracle, Varved, guest, same_conversation
+from lib.guest import attach_guest, device_args
 
 MIB = 1 << 20
 # What no two programs have in common.
@@ -102,6 +104,43 @@ def test_resize(pair):
     ])
 
 
+def test_a_backing_node_keeps_its_length(pair):
+    """Whether it is written or not. (QEMU names no device but one that it was
+    asked for.)"""
+    def refused(name):
+        def step(daemon):
+            error = daemon.call(*resize(128 * MIB, node_name=name))["error"]
+            return error["class"], error["desc"].split("'")[::2]
+        return step
+    same_conversation(*pair, [
+        image("base.qcow2"), image("a.raw", "1M"),
+        image("top.qcow2", "64M", "-b", "base.qcow2", "-F", "qcow2"),
+        add("qcow2", "base", file=file_node("base.qcow2")),
+        resize(65 * MIB, node_name="base"),
+        add("qcow2", "top", file=file_node("top.qcow2"), backing="base"),
+        refused("base"), resize(66 * MIB, node_name="top"), delete("top"),
+        resize(66 * MIB, node_name="base"),
+        add("qcow2", "top", file=file_node("top.qcow2"),
+            backing={"driver": "qcow2", "node-name": "under",
+                     "file": file_node("base.qcow2", locking="off")}),
+        refused("under")])
+
+
+def test_blkdebug_takes_and_denies_while_nobody_uses_it(pair):
+    def debug(name, **more):
+        return add("blkdebug", name, image="f", **more)
+    takes, denies = {"take_child_perms": ["write"]}, \
+        {"unshare_child_perms": ["write"]}
+    same_conversation(*pair, [
+        image("a.raw", "1M"), add("file", "f", filename="{dir}/a.raw"),
+        debug("takes", **takes), debug("denies", **denies), graph,
+        delete("takes"), debug("denies", **denies), debug("takes", **takes),
+        graph, debug("reads", unshare_child_perms=["consistent-read"]),
+        debug("more", take_child_perms=["consistent-read"]),
+        delete("denies"), delete("reads"), debug("takes", **takes),
+        add("raw", "r", file="f"), graph])
+
+
 def test_nodes_describe_themselves(pair):
     same_conversation(*pair, [
         image("base.qcow2", "64M", "-o", "cluster_size=4k,refcount_bits=1"),
@@ -130,7 +169,37 @@ def test_statistics_of_nodes(pair):
         ("query-blockstats", {"query-nodes": 1}),
         lambda d: [s for s in d.command("query-blockstats", query_nodes=True)
                    if s["node-name"] == "top"],
-    ], ignore=("driver-specific", "wr_highest_offset"))
+    ])
+
+
+@pytest.mark.parametrize("discard", ["unmap", "ignore"])
+def test_statistics_of_a_node_and_its_file(start, discard):
+    """What a guest does shows in them, and what it unmaps is given back."""
+    def stats(daemon):
+        return [(s.get("driver-specific"), s["stats"]["wr_highest_offset"])
+                for name in ("d", "f")
+                for s in daemon.command("query-blockstats", query_nodes=True)
+                if s["node-name"] == name]
+
+    def blocks(daemon):
+        return os.stat(daemon.path("d.raw")).st_blocks
+
+    pair = []
+    for kind in (Varved, Oracle):
+        daemon = start.prepare(kind)
+        with open(daemon.path("d.raw"), "wb") as f:
+            f.truncate(MIB)
+        daemon.args += ["--blockdev", "file,node-name=f,discard=unmap,"
+                        f"filename={daemon.path('d.raw')}", "--blockdev",
+                        f"raw,node-name=d,file=f,discard={discard}",
+                        *device_args(kind, "d")]
+        attach_guest(daemon.start(), "d")
+        pair.append(daemon)
+    same_conversation(*pair, [
+        stats, guest("d", "write", 65536, 131072, 1), stats, blocks,
+        guest("d", "discard", 65536, 65536), stats, blocks,
+        guest("d", "write-zeroes", 131072, 65536), stats, blocks,
+        guest("d", "write", 0, 65536, 1), stats])
 
 
 def test_write_threshold(pair):
@@ -201,6 +270,51 @@ def graph(daemon):
     return [sorted(names.values()), sorted(
         [names[e["parent"]], names[e["child"]], e["name"], sorted(e["perm"]),
          sorted(e["shared-perm"])] for e in answer["edges"])]
+
+
+def access(name):
+    """Whether the daemon has the file open for writing."""
+    def step(daemon):
+        proc = f"/proc/{daemon.process.pid}"
+        flags = []
+        for fd in os.listdir(f"{proc}/fd"):
+            if os.readlink(f"{proc}/fd/{fd}") == daemon.path(name):
+                with open(f"{proc}/fdinfo/{fd}") as f:
+                    flags += re.findall(r"flags:\s*(\d+)", f.read())
+        return any(int(f, 8) & os.O_ACCMODE for f in flags)
+    step.__name__ = f"access to {name}"
+    return step
+
+
+def rename(old, new):
+    def step(daemon):
+        os.rename(daemon.path(old), daemon.path(new))
+    step.__name__ = f"rename {old}"
+    return step
+
+
+def test_auto_read_only_opens_again_for_a_writer(pair):
+    """And for reading when it has gone. The node is never read-only."""
+    def write(end=True):
+        job = ("blockdev-backup", {"job-id": "j", "device": "n", "target": "r",
+                                   "sync": "none"})
+        stop = [("job-cancel", {"id": "j"}),
+                lambda d: d.qmp.wait_job("j", "null")["data"]]
+        return [job, access("a.raw"), *(stop if end else [])]
+    auto = {"auto_read_only": True}
+    same_conversation(*pair, [
+        image("a.raw", "1M"), image("b.qcow2", "1M"),
+        add("null-co", "n", size=MIB),
+        add("file", "f", filename="{dir}/a.raw", **auto), access("a.raw"),
+        add("raw", "r", file="f", **auto), access("a.raw"), nodes,
+        *write(), access("a.raw"), nodes,
+        rename("a.raw", "c.raw"), *write(end=False),
+        rename("c.raw", "a.raw"), *write(), access("a.raw"),
+        add("qcow2", "q", file=file_node("b.qcow2"), **auto),
+        access("b.qcow2"), delete("q"), access("b.qcow2"),
+        add("file", "g", filename="{dir}/b.qcow2", read_only=True, **auto),
+        add("raw", "h", file="g", **auto), nodes, access("b.qcow2"),
+    ], ignore=BY_NATURE)
 
 
 def test_graph(pair):

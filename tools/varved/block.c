@@ -234,7 +234,6 @@ static void co_drive(void *opaque)
 {
     struct drive *dr = opaque;
     bool writethrough = false;
-    unsigned perm = PERM_CONSISTENT_READ;
     struct node *node = NULL;
 
     if (dr->has_node) {
@@ -244,10 +243,13 @@ static void co_drive(void *opaque)
         if (!node) {
             return;
         }
-        perm |= node->read_only ? 0 : PERM_WRITE;
     }
-    dr->backend = co_backend_new(dr->id, node, perm, PERM_ALL, dr->error);
+    /* Whoever writes to it, a device or a command, takes the permission then.
+     */
+    dr->backend =
+        co_backend_new(dr->id, node, PERM_CONSISTENT_READ, PERM_ALL, dr->error);
     if (dr->backend) {
+        dr->backend->read_only = node && node->read_only;
         dr->backend->on_write_error = dr->werror;
         dr->backend->on_read_error = dr->rerror;
         dr->backend->write_cache = !writethrough;

@@ -3,11 +3,11 @@
  *
  * io.c decides which engine moves the bytes, space.c deals with zeroes, discard
  * and status, length.c with the length, lock.c keeps other processes off,
- * create.c makes files, reopen.c changes how one is open. What can be learnt
- * about the file system is learnt at open or at the first refusal, and kept in
- * the node's state. Every function runs on the node's loop; what may block runs
- * on workers. A device differs in that it cannot grow, has blocks of its own
- * size, and no holes to find.
+ * access.c opens for reading or writing, create.c makes files, reopen.c changes
+ * how one is open. What can be learnt about the file system is learnt at open
+ * or at the first refusal, and kept in the node's state. Every function runs on
+ * the node's loop; what may block runs on workers. A device differs in that it
+ * cannot grow, has blocks of its own size, and no holes to find.
  */
 #include "block/drivers/file/file.h"
 
@@ -63,40 +63,26 @@ struct open_work {
     bool locking;
     int64_t length;
     int64_t request_alignment, memory_alignment; /* 0: any */
-    bool fell_back;                              /* to reading only */
     GError **error;
 };
 
-bool file_may_not_write(int err)
-{
-    return err == EACCES || err == EROFS || err == EPERM;
-}
-
-/* Opens the file as the node's options ask. A file that may not be written is
- * opened for reading with auto-read-only. */
 static bool open_data_fd(struct open_work *w)
 {
     struct file_state *s = w->node->state;
-    bool read_only = w->node->read_only;
-    /* Not to wait for the other end of a FIFO, which is no regular file. */
-    int flags = O_CLOEXEC | O_NONBLOCK | (s->direct ? O_DIRECT : 0);
 
-    s->fd = open(w->filename, flags | (read_only ? O_RDONLY : O_RDWR));
-    if (s->fd < 0 && !read_only && w->node->auto_read_only &&
-        file_may_not_write(errno)) {
-        s->fd = open(w->filename, flags | O_RDONLY);
-        w->fell_back = true;
-    }
+    s->access_by_need = w->node->auto_read_only && !w->node->read_only;
+    s->fd = file_open_data(s, w->filename,
+                           !w->node->read_only && !s->access_by_need);
     if (s->fd >= 0) {
         return true;
     }
-    if (errno == EINVAL && s->direct) {
+    if (s->fd == -EINVAL && s->direct) {
         return error_set(w->error,
                          "Could not open '%s': filesystem does not support "
                          "O_DIRECT",
                          w->filename);
     }
-    return error_set_errno(w->error, errno, "Could not open '%s'", w->filename);
+    return error_set_errno(w->error, s->fd, "Could not open '%s'", w->filename);
 }
 
 static bool check_kind(struct open_work *w)
@@ -180,12 +166,6 @@ static bool open_and_look(struct open_work *w)
     if (!open_data_fd(w) || !check_kind(w)) {
         return false;
     }
-    /* io_uring would take the flag as "fail rather than wait". */
-    int flags = fcntl(s->fd, F_GETFL);
-    if (flags < 0 || fcntl(s->fd, F_SETFL, flags & ~O_NONBLOCK) < 0) {
-        return error_set_errno(w->error, errno, "Could not open '%s'",
-                               w->filename);
-    }
     w->length = file_length(s->fd);
     if (w->length < 0) {
         return error_set_errno(w->error, w->length,
@@ -250,7 +230,7 @@ static bool co_open_any(struct node *node,
         .error = error,
     };
 
-    s->fd = s->lock_fd = s->next.fd = -1;
+    s->fd = s->lock_fd = s->next.fd = s->access_fd = -1;
     s->direct = node->cache_direct;
     s->nowait_reads = true;
     s->can_punch_hole = s->can_zero_range = s->can_discard = true;
@@ -258,7 +238,6 @@ static bool co_open_any(struct node *node,
     if (!parse_engine(s, o, error) || co_worker(do_open, &w) < 0) {
         return false;
     }
-    node->read_only |= w.fell_back;
     g_free(node->filename);
     node->filename = g_strdup(o->filename);
     node->length = w.length;
@@ -307,17 +286,26 @@ static bool file_perm_prepare(struct node *node, unsigned perm, unsigned shared,
                               GError **error)
 {
     /* Whoever forces sharing still shows that he is there. */
-    return file_lock_prepare(node->state, node->filename, perm,
-                             node->force_share ? PERM_ALL : shared, error);
+    if (!file_lock_prepare(node->state, node->filename, perm,
+                           node->force_share ? PERM_ALL : shared, error)) {
+        return false;
+    }
+    if (file_access_prepare(node, perm, error)) {
+        return true;
+    }
+    file_lock_abort(node->state);
+    return false;
 }
 
 static void file_perm_commit(struct node *node)
 {
+    file_access_commit(node->state);
     file_lock_commit(node->state);
 }
 
 static void file_perm_abort(struct node *node)
 {
+    file_access_abort(node->state);
     file_lock_abort(node->state);
 }
 

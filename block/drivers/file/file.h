@@ -56,7 +56,14 @@ struct file_state {
         int fd;
         bool direct;
         int64_t request_alignment, memory_alignment;
+        bool was_by_need; /* access_by_need, to put back */
     } next;
+
+    /* Access: see access.c. */
+    bool access_by_need; /* auto-read-only */
+    bool writable;       /* fd is, with access_by_need */
+    int access_fd;       /* between prepare and commit, or -1 */
+    bool access_writable;
 
     /* Locks: see lock.c. */
     int lock_fd; /* -1: locking is off */
@@ -70,7 +77,6 @@ struct file_state {
 void file_find_alignment(int fd, bool is_device, int64_t length,
                          int64_t *request, int64_t *memory);
 /* An errno of open() that reading only might avoid. */
-bool file_may_not_write(int err);
 
 /* ---- reopen.c ---- */
 bool co_file_reopen_prepare(struct node *node, const struct node_reopen *to,
@@ -111,6 +117,18 @@ bool co_file_truncate(struct node *node, int64_t size, bool exact,
  * 0 or -errno, and *what names the step that failed. */
 int file_resize(int fd, int64_t old_size, int64_t size,
                 enum prealloc_mode prealloc, const char **what);
+
+/* ---- access.c ---- */
+/* A descriptor for data, or -errno. Blocks. */
+int file_open_data(const struct file_state *s, const char *filename,
+                   bool writable);
+bool file_is_writable(int fd);
+/* True if both are the same file of the same file system. */
+bool file_is_same(int a, int b);
+/* Opens what parents with these permissions need. */
+bool file_access_prepare(struct node *node, unsigned perm, GError **error);
+void file_access_commit(struct file_state *s);
+void file_access_abort(struct file_state *s);
 
 /* ---- lock.c ---- */
 /* Opens the descriptor that holds the locks of the file that fd is, by name;

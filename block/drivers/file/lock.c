@@ -12,7 +12,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <sys/stat.h>
 #include <unistd.h>
 #include "util/error.h"
 
@@ -33,15 +32,12 @@ static const char *const perm_names[] = {
 bool file_lock_open(struct file_state *s, int fd, const char *filename,
                     GError **error)
 {
-    struct stat data, locks;
-
     s->lock_fd = open(filename, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     if (s->lock_fd < 0) {
         return error_set_errno(error, errno, "Could not open '%s' for locking",
                                filename);
     }
-    if (fstat(fd, &data) == 0 && fstat(s->lock_fd, &locks) == 0 &&
-        data.st_dev == locks.st_dev && data.st_ino == locks.st_ino) {
+    if (file_is_same(fd, s->lock_fd)) {
         return true;
     }
     file_lock_close(s);

@@ -20,12 +20,18 @@ struct reopen_work {
     const struct node_reopen *to;
 };
 
+/* What parents need they get with their permissions. */
+static bool by_need(const struct node_settings *to)
+{
+    return to->auto_read_only && !to->read_only;
+}
+
 static int do_prepare(void *opaque)
 {
     const struct reopen_work *w = opaque;
     struct file_state *s = w->node->state;
-    struct node_settings *to = w->to->settings;
-    int access = to->read_only ? O_RDONLY : O_RDWR;
+    const struct node_settings *to = w->to->settings;
+    bool writable = !to->read_only, need = by_need(to);
     int direct = to->cache_direct ? O_DIRECT : 0;
     int now = fcntl(s->fd, F_GETFL);
     char path[40];
@@ -33,15 +39,15 @@ static int do_prepare(void *opaque)
     if (now < 0) {
         return -errno;
     }
-    if ((now & O_ACCMODE) == access && (now & O_DIRECT) == direct) {
+    if ((now & O_DIRECT) == direct &&
+        (need || writable == file_is_writable(s->fd))) {
         return 0;
     }
     snprintf(path, sizeof(path), "/proc/self/fd/%d", s->fd);
-    s->next.fd = open(path, O_CLOEXEC | direct | access);
-    if (s->next.fd < 0 && !to->read_only && to->auto_read_only &&
-        file_may_not_write(errno)) {
+    s->next.fd =
+        open(path, O_CLOEXEC | direct | (writable ? O_RDWR : O_RDONLY));
+    if (s->next.fd < 0 && need) {
         s->next.fd = open(path, O_CLOEXEC | direct | O_RDONLY);
-        to->read_only = true;
     }
     if (s->next.fd < 0) {
         return -errno;
@@ -66,7 +72,12 @@ bool co_file_reopen_prepare(struct node *node, const struct node_reopen *to,
         return error_set(error, "aio=native was specified, but it requires "
                                 "cache.direct=on, which was not specified.");
     }
+    s->next.was_by_need = s->access_by_need;
     int ret = co_worker(do_prepare, &w);
+    if (ret == 0) {
+        s->access_by_need = by_need(to->settings);
+        s->writable = file_is_writable(s->fd);
+    }
     return ret == 0 || error_set_errno(error, ret, "Could not reopen file");
 }
 
@@ -94,6 +105,7 @@ void co_file_reopen_commit(struct node *node,
     }
     s->fd = s->next.fd;
     s->next.fd = -1;
+    s->writable = file_is_writable(s->fd);
     s->direct = s->next.direct;
     node->limits.request_alignment = s->next.request_alignment;
     node->limits.memory_alignment = s->next.memory_alignment;
@@ -105,5 +117,6 @@ void co_file_reopen_abort(struct node *node)
 {
     struct file_state *s = node->state;
 
+    s->access_by_need = s->next.was_by_need;
     co_close(&s->next.fd);
 }
