@@ -14,10 +14,7 @@
 #include "lib/fake_driver.h"
 #include "lib/qcow2_image.h"
 
-static const struct shape {
-    const char *create, *open;
-    int64_t size, cluster;
-} shapes[] = {
+static const struct shape shapes[] = {
     {"'cluster-size': 512", "", 1 << 20, 512},
     {"'cluster-size': 4096, 'refcount-bits': 1", "", 2 << 20, 4096},
     {"'cluster-size': 4096, 'refcount-bits': 2",
@@ -35,39 +32,10 @@ static const struct shape {
      ",l2-cache-entry-size=512,cache-size=4096", (1 << 20) + 512, 1024},
 };
 
-static struct node *co_open_shape(const struct shape *shape)
-{
-    return co_open("driver=qcow2,file=disk,discard=unmap%s", shape->open);
-}
-
-static void co_random_shape(const struct shape *shape, unsigned seed)
-{
-    struct node *file = co_mem_disk("disk");
-    struct stress t;
-
-    mem_disk_of(file)->pauses = 3;
-    mem_disk_of(file)->rng = seed;
-    co_make("disk", shape->size, shape->create);
-    stress_init(&t, co_open_shape(shape), seed);
-    t.cluster = shape->cluster;
-    for (unsigned round = 0; round < 4; round++) {
-        t.small = round & 1;
-        co_stress(&t, 150, 16);
-        co_verify(&t, 0, t.size);
-        co_node_unref(t.node);
-        co_check(file, false);
-        t.node = co_open_shape(shape);
-        co_verify(&t, 0, t.size);
-    }
-    co_node_unref(t.node);
-    stress_free(&t);
-    co_node_unref(file);
-}
-
 static void co_every_shape(void *opaque)
 {
     for (unsigned i = 0; i < G_N_ELEMENTS(shapes); i++) {
-        co_random_shape(&shapes[i], i + 1);
+        co_stress_shape(&shapes[i], i + 1, 150);
     }
 }
 
@@ -79,33 +47,7 @@ static void mixed_writes_match_the_model(void **state)
 static void co_random_failures(void *opaque)
 {
     for (unsigned i = 0; i < G_N_ELEMENTS(shapes); i++) {
-        struct node *file = co_mem_disk("disk");
-        struct mem_disk *d = mem_disk_of(file);
-        struct stress t;
-        d->pauses = 2;
-        d->rng = i;
-        co_make("disk", shapes[i].size, shapes[i].create);
-        stress_init(&t, co_open_shape(&shapes[i]), i);
-        t.failures = true;
-        t.cluster = shapes[i].cluster;
-        for (unsigned round = 0; round < 4; round++) {
-            d->fail_one_in = round & 1 ? 3 : 20;
-            d->fail_errno = round & 2 ? ENOSPC : EIO;
-            t.small = round & 1;
-            co_stress(&t, 120, 16);
-            d->fail_one_in = 0;
-            co_verify(&t, 0, t.size);
-            co_stress(&t, 40, 4);
-        }
-        assert_true(t.failed > 0);
-        assert_int_equal(co_node_flush(t.node), 0);
-        co_node_unref(t.node);
-        co_check(file, false);
-        t.node = co_open_shape(&shapes[i]);
-        co_verify(&t, 0, t.size);
-        co_node_unref(t.node);
-        stress_free(&t);
-        co_node_unref(file);
+        co_stress_failures(&shapes[i], i, 120);
     }
 }
 

@@ -11,58 +11,29 @@
 #include "lib/fake_driver.h"
 #include "lib/qcow2_image.h"
 
-static const struct shape {
-    const char *create, *open;
-    int64_t size;
-} shapes[] = {
-    {"'cluster-size': 512", "", 1 << 20},
-    {"'cluster-size': 512, 'refcount-bits': 64", "", 4 << 20},
-    {"'cluster-size': 4096, 'refcount-bits': 1", "", 4 << 20},
-    {"'cluster-size': 4096, 'refcount-bits': 4", ",l2-cache-size=0", 4 << 20},
-    {"'cluster-size': 65536", "", 16 << 20},
-    {"'cluster-size': 65536, 'version': 'v2'", "", 16 << 20},
-    {"'cluster-size': 65536, 'preallocation': 'metadata'", "", 8 << 20},
-    {"'cluster-size': 2097152", "", 32 << 20},
-    {"'cluster-size': 16384, 'extended-l2': true", "", 4 << 20},
+static const struct shape shapes[] = {
+    {"'cluster-size': 512", "", 1 << 20, 0},
+    {"'cluster-size': 512, 'refcount-bits': 64", "", 4 << 20, 0},
+    {"'cluster-size': 4096, 'refcount-bits': 1", "", 4 << 20, 0},
+    {"'cluster-size': 4096, 'refcount-bits': 4", ",l2-cache-size=0", 4 << 20,
+     0},
+    {"'cluster-size': 65536", "", 16 << 20, 0},
+    {"'cluster-size': 65536, 'version': 'v2'", "", 16 << 20, 0},
+    {"'cluster-size': 65536, 'preallocation': 'metadata'", "", 8 << 20, 0},
+    {"'cluster-size': 2097152", "", 32 << 20, 0},
+    {"'cluster-size': 16384, 'extended-l2': true", "", 4 << 20, 0},
     {"'cluster-size': 65536, 'extended-l2': true",
-     ",l2-cache-entry-size=512,cache-size=4096", (4 << 20) + 1536},
+     ",l2-cache-entry-size=512,cache-size=4096", (4 << 20) + 1536, 0},
     {"'cluster-size': 65536, 'extended-l2': true, 'preallocation': 'metadata'",
-     "", 4 << 20},
+     "", 4 << 20, 0},
     {"'cluster-size': 1024, 'refcount-bits': 8",
-     ",l2-cache-entry-size=512,cache-size=4096", (1 << 20) + 512},
+     ",l2-cache-entry-size=512,cache-size=4096", (1 << 20) + 512, 0},
 };
-
-static void co_random_shape(const struct shape *shape, unsigned seed)
-{
-    struct node *file = co_mem_disk("disk");
-    struct stress t;
-
-    mem_disk_of(file)->pauses = 3;
-    mem_disk_of(file)->rng = seed;
-    co_make("disk", shape->size, shape->create);
-    struct node *node = co_open("driver=qcow2,node-name=q,file=disk,"
-                                "discard=unmap%s",
-                                shape->open);
-    assert_int_equal(node->length, shape->size);
-    stress_init(&t, node, seed);
-    for (unsigned round = 0; round < 4; round++) {
-        t.small = round & 1;
-        co_stress(&t, 300, 16);
-        co_verify(&t, 0, t.size);
-        co_node_unref(t.node);
-        co_check(file, false);
-        t.node = co_open("driver=qcow2,file=disk,discard=unmap%s", shape->open);
-        co_verify(&t, 0, t.size);
-    }
-    co_node_unref(t.node);
-    stress_free(&t);
-    co_node_unref(file);
-}
 
 static void co_every_shape(void *opaque)
 {
     for (unsigned i = 0; i < G_N_ELEMENTS(shapes); i++) {
-        co_random_shape(&shapes[i], i + 1);
+        co_stress_shape(&shapes[i], i + 1, 300);
     }
 }
 
@@ -73,38 +44,10 @@ static void random_requests_match_the_model(void **state)
 
 /* ---- failures ------------------------------------------------------------ */
 
-/* After any failure the node goes on, and nothing is lost or leaked. */
 static void co_random_failures(void *opaque)
 {
     for (unsigned i = 0; i < G_N_ELEMENTS(shapes); i++) {
-        struct node *file = co_mem_disk("disk");
-        struct mem_disk *d = mem_disk_of(file);
-        struct stress t;
-        d->pauses = 2;
-        d->rng = i;
-        co_make("disk", shapes[i].size, shapes[i].create);
-        struct node *node =
-            co_open("driver=qcow2,file=disk,discard=unmap%s", shapes[i].open);
-        stress_init(&t, node, i);
-        t.failures = true;
-        for (unsigned round = 0; round < 6; round++) {
-            d->fail_one_in = round & 1 ? 3 : 20;
-            d->fail_errno = round & 2 ? ENOSPC : EIO;
-            t.small = round & 1;
-            co_stress(&t, 200, 16);
-            assert_true(t.failed > 0);
-            d->fail_one_in = 0;
-            co_verify(&t, 0, t.size);
-            co_stress(&t, 50, 4);
-        }
-        assert_int_equal(co_node_flush(node), 0);
-        co_node_unref(node);
-        co_check(file, false);
-        t.node = co_open("driver=qcow2,file=disk%s", shapes[i].open);
-        co_verify(&t, 0, t.size);
-        co_node_unref(t.node);
-        stress_free(&t);
-        co_node_unref(file);
+        co_stress_failures(&shapes[i], i, 200);
     }
 }
 

@@ -6,6 +6,7 @@
 #include <setjmp.h>
 #include <stdarg.h>
 #include <cmocka.h>
+#include <errno.h>
 #include <glib/gstdio.h>
 #include <string.h>
 
@@ -249,4 +250,79 @@ void stress_free(struct stress *t)
     g_free(t->unknown);
     g_free(t->touched);
     g_rand_free(t->rand);
+}
+
+/* ---- images of many kinds ------------------------------------------------ */
+
+static struct node *co_open_shape(const struct shape *shape)
+{
+    return co_open("driver=qcow2,file=disk,discard=unmap%s", shape->open);
+}
+
+static struct node *co_stress_begin(struct stress *t, const struct shape *shape,
+                                    unsigned seed)
+{
+    struct node *file = co_mem_disk("disk");
+
+    mem_disk_of(file)->pauses = 3;
+    mem_disk_of(file)->rng = seed;
+    co_make("disk", shape->size, shape->create);
+    stress_init(t, co_open_shape(shape), seed);
+    assert_int_equal(t->size, shape->size);
+    t->cluster = shape->cluster;
+    return file;
+}
+
+static void co_reopen(struct stress *t, const struct shape *shape,
+                      struct node *file)
+{
+    co_node_unref(t->node);
+    co_check(file, false);
+    t->node = co_open_shape(shape);
+    co_verify(t, 0, t->size);
+}
+
+static void co_stress_end(struct stress *t, struct node *file)
+{
+    co_node_unref(t->node);
+    stress_free(t);
+    co_node_unref(file);
+}
+
+void co_stress_shape(const struct shape *shape, unsigned seed,
+                     unsigned requests)
+{
+    struct stress t;
+    struct node *file = co_stress_begin(&t, shape, seed);
+
+    for (unsigned round = 0; round < 4; round++) {
+        t.small = round & 1;
+        co_stress(&t, requests, 16);
+        co_verify(&t, 0, t.size);
+        co_reopen(&t, shape, file);
+    }
+    co_stress_end(&t, file);
+}
+
+void co_stress_failures(const struct shape *shape, unsigned seed,
+                        unsigned requests)
+{
+    struct stress t;
+    struct node *file = co_stress_begin(&t, shape, seed);
+    struct mem_disk *d = mem_disk_of(file);
+
+    t.failures = true;
+    for (unsigned round = 0; round < 6; round++) {
+        d->fail_one_in = round & 1 ? 3 : 20;
+        d->fail_errno = round & 2 ? ENOSPC : EIO;
+        t.small = round & 1;
+        co_stress(&t, requests, 16);
+        d->fail_one_in = 0;
+        co_verify(&t, 0, t.size);
+        co_stress(&t, requests / 4, 4);
+    }
+    assert_true(t.failed > 0);
+    assert_int_equal(co_node_flush(t.node), 0);
+    co_reopen(&t, shape, file);
+    co_stress_end(&t, file);
 }

@@ -42,6 +42,21 @@ struct stress {
 void stress_init(struct stress *t, struct node *node, unsigned seed);
 void stress_free(struct stress *t);
 void co_stress(struct stress *t, unsigned requests, unsigned depth);
+/* A kind of image for them. */
+struct shape {
+    const char *create; /* JSON members of blockdev-create */
+    const char *open;   /* ",option=value..." */
+    int64_t size;
+    int64_t cluster; /* as in struct stress */
+};
+/* Rounds of that many requests match the model, also when the image is opened
+ * again, and qemu-img finds it clean. */
+void co_stress_shape(const struct shape *shape, unsigned seed,
+                     unsigned requests);
+/* The same while writes and flushes fail now and then: the node goes on, and
+ * nothing is lost or leaked. */
+void co_stress_failures(const struct shape *shape, unsigned seed,
+                        unsigned requests);
 /* Asserts that the range reads as the model says, where that is known. */
 void co_verify(struct stress *t, int64_t offset, int64_t bytes);
 
