@@ -9,11 +9,14 @@
 #include <string.h>
 #include "block/graph.h"
 #include "block/request.h"
+#include "tools/varve-img/map_picture.h"
 #include "util/range.h"
+
+enum map_output { MAP_HUMAN, MAP_JSON, MAP_ASCII, MAP_SVG };
 
 struct map {
     struct image_open how;
-    bool json;
+    enum map_output output;
     int64_t start, most; /* bytes */
 };
 
@@ -91,7 +94,7 @@ static void print_json(const struct map_piece *e)
 
 static bool print_piece(const struct map *o, const struct map_piece *e)
 {
-    if (o->json) {
+    if (o->output == MAP_JSON) {
         print_json(e);
         return true;
     }
@@ -107,18 +110,24 @@ static bool print_piece(const struct map *o, const struct map_piece *e)
     return true;
 }
 
+static int64_t map_end(const struct map *o, const struct node *node)
+{
+    int64_t length = node->length;
+
+    return o->start < length && o->most < length - o->start ? o->start + o->most
+                                                            : length;
+}
+
 /* The last entry has the rest of the image and no neighbour. */
 static int co_print_map(const struct map *o, struct node *node)
 {
-    int64_t length = node->length;
+    int64_t length = map_end(o, node);
     struct map_piece e = {.start = o->start}, next;
 
-    if (o->start < length && o->most < length - o->start) {
-        length = o->start + o->most;
-    }
-    printf("%s", o->json ? "["
-                         : "Offset          Length          Mapped to       "
-                           "File\n");
+    printf("%s", (o->output == MAP_JSON)
+                     ? "["
+                     : "Offset          Length          Mapped to       "
+                       "File\n");
     for (int64_t at = o->start; at < length; at += next.bytes) {
         int ret = co_get_piece(node, at, length - at, &next);
         if (ret < 0) {
@@ -133,13 +142,61 @@ static int co_print_map(const struct map *o, struct node *node)
             if (!print_piece(o, &e)) {
                 return 1;
             }
-            printf("%s", o->json ? ",\n" : "");
+            printf("%s", (o->output == MAP_JSON) ? ",\n" : "");
         }
         e = next;
     }
     bool ok = print_piece(o, &e);
-    printf("%s", o->json ? "]\n" : "");
+    printf("%s", (o->output == MAP_JSON) ? "]\n" : "");
     return !ok;
+}
+
+static enum picture_state piece_state(const struct map_piece *e)
+{
+    if (!e->present) {
+        return PICTURE_NOTHING;
+    }
+    if (e->depth) {
+        return PICTURE_BACKING;
+    }
+    return e->zero ? PICTURE_ZERO : PICTURE_DATA;
+}
+
+static int co_draw_map(const struct map *o, struct node *node)
+{
+    int64_t end = map_end(o, node);
+    struct map_piece e;
+    int ret = 0;
+
+    struct picture *p = picture_new(o->start, max_i64(end - o->start, 0));
+    for (int64_t at = o->start; ret == 0 && at < end; at += e.bytes) {
+        ret = co_get_piece(node, at, end - at, &e);
+        if (ret == 0) {
+            picture_add(p, at, e.bytes, piece_state(&e));
+        }
+    }
+    if (ret < 0) {
+        tool_error("Failed to read image metadata: %s", g_strerror(-ret));
+    } else {
+        picture_print(p, node->filename, o->output == MAP_SVG);
+    }
+    picture_free(p);
+    return ret < 0;
+}
+
+static bool take_output(const char *argument, void *opaque, int *status)
+{
+    static const char *const names[] = {"human", "json", "ascii", "svg"};
+    struct map *o = opaque;
+
+    for (size_t i = 0; i < G_N_ELEMENTS(names); i++) {
+        if (!strcmp(argument, names[i])) {
+            o->output = i;
+            return true;
+        }
+    }
+    tool_error("--output must be used with human or json as argument.");
+    return false;
 }
 
 static int co_map(void *opaque)
@@ -150,7 +207,9 @@ static int co_map(void *opaque)
     if (!b) {
         return 1;
     }
-    int status = co_print_map(o, b->node);
+    int status = o->output == MAP_HUMAN || o->output == MAP_JSON
+                     ? co_print_map(o, b->node)
+                     : co_draw_map(o, b->node);
     co_backend_unref(b);
     return status;
 }
@@ -163,7 +222,7 @@ static int map_run(int argc, char **argv)
         {'s', "start-offset", .size = &o.start, .what = "start offset"},
         {'l', "max-length", .size = &o.most, .what = "max length"},
         {'U', "force-share", .flag = &o.how.force_share},
-        {0, "output", .json = &o.json},
+        {0, "output", .take = take_output, .opaque = &o},
         {0, "image-opts", .flag = &o.how.image_opts},
         {0, "object", .take = tool_take_object},
         {0},
@@ -181,10 +240,12 @@ static int map_run(int argc, char **argv)
 
 const struct subcommand cmd_map = {
     .name = "map",
-    .usage = "[-f FMT] [--output=human|json] [-s OFFSET] [-l LENGTH] [-U] FILE",
+    .usage = "[-f FMT] [--output=human|json|ascii|svg] [-s OFFSET] [-l LENGTH] "
+             "[-U] FILE",
     .what = "Shows where the parts of an image are stored.",
     .help = "  -f FMT            format of the image; found out if not given\n"
-            "  --output=FORMAT   human (the default; data alone) or json\n"
+            "  --output=FORMAT   human (the default; data alone), json, or a\n"
+            "                    picture: ascii, svg\n"
             "  -s, --start-offset OFFSET\n"
             "                    from here on\n"
             "  -l, --max-length LENGTH\n"
@@ -193,6 +254,7 @@ const struct subcommand cmd_map = {
             "  -U, --force-share open an image that another process writes to\n"
             "\n"
             "example:\n"
-            "  varve-img map --output=json overlay.qcow2\n",
+            "  varve-img map --output=json overlay.qcow2\n"
+            "  varve-img map --output=svg overlay.qcow2 > overlay.svg\n",
     .run = map_run,
 };
