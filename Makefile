@@ -197,6 +197,8 @@ install: all
 	$(foreach p,$(PROGRAMS),install -m 755 $(BUILD)/$(p) $(DESTDIR)$(PREFIX)/bin/ &&) true
 	install -d $(DESTDIR)$(PREFIX)/share/man/man1
 	$(foreach m,$(wildcard docs/man/*.1),install -m 644 $(m) $(DESTDIR)$(PREFIX)/share/man/man1/ &&) true
+	install -d $(DESTDIR)$(PREFIX)/share/bash-completion/completions
+	install -m 644 scripts/completion/varve-img $(DESTDIR)$(PREFIX)/share/bash-completion/completions/
 
 clean:
 	rm -rf $(BUILD_ROOT)

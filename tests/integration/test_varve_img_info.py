@@ -1,6 +1,12 @@
-"""varve-img info beside qemu-img: chains, and what is wrong with them."""
+"""varve-img info beside qemu-img: chains, and what is wrong with them; and what
+varve-img has beyond it: pictures, and completion in the shell."""
+import os
+import subprocess
+from xml.etree import ElementTree
+
 import pytest
 
+from lib.daemon import ROOT, build_dir
 from lib.twin import run
 
 
@@ -53,3 +59,49 @@ def test_an_image_in_use(images):
     images.same("info", "--output=json", "--force-share", "sub/top")
     assert "cluster_size: 4096" in run("varve-img", images.ours, "info",
                                        "sub/top", check=0).stdout
+
+
+# ---- pictures of a map ----
+
+
+def test_a_map_as_a_picture(twin):
+    twin.create("base", "1M")
+    twin.io("base", "write 0 256k")
+    twin.create("top", backing="base")
+    twin.io("top", "write 128k 256k", "write -z 512k 64k")
+    text = run("varve-img", twin.ours, "map", "--output=ascii", "top",
+               check=0).stdout
+    lines = text.splitlines()
+    assert lines[0] == "top: one character is 512 B"
+    cells = "".join(line[14:] for line in lines[1:-1])
+    assert cells == 256 * "b" + 512 * "#" + 256 * "." + 128 * "0" + 896 * "."
+    part = run("varve-img", twin.ours, "map", "--output=ascii", "-s", "64k",
+               "-l", "128k", "top", check=0).stdout.splitlines()
+    assert "".join(line[14:] for line in part[1:-1]) == 128 * "b" + 128 * "#"
+    svg = ElementTree.fromstring(run("varve-img", twin.ours, "map",
+                                     "--output=svg", "top", check=0).stdout)
+    assert svg.tag.endswith("svg") and len(svg) > 10
+
+
+# ---- completion ----
+
+
+def complete(*words):
+    script = os.path.join(ROOT, "scripts/completion/varve-img")
+    line = " ".join(words)
+    code = (f'source {script}; COMP_WORDS=({line}); '
+            f'[ "{words[-1]}" = "\'\'" ] && COMP_WORDS[{len(words) - 1}]=; '
+            f'COMP_CWORD={len(words) - 1}; _varve_img; '
+            'printf "%s\\n" "${COMPREPLY[@]}"')
+    env = dict(os.environ, PATH=f"{build_dir()}:{os.environ['PATH']}")
+    return subprocess.run(["bash", "-c", code], capture_output=True, text=True,
+                          check=True, timeout=20, env=env).stdout.split()
+
+
+def test_the_shell_completes_what_the_program_takes():
+    assert {"convert", "commit", "compare"} <= set(complete("varve-img", "co"))
+    assert "rebase" in complete("varve-img", "''")
+    assert complete("varve-img", "resize", "--sh") == ["--shrink"]
+    assert complete("varve-img", "map", "--out") == ["--output="]
+    assert complete("varve-img", "convert", "-O", "qc") == ["qcow2"]
+    assert "none" in complete("varve-img", "convert", "-t", "''")
