@@ -21,6 +21,11 @@
 
 #define PAGE 4096
 
+static bool has(const struct guest *g, unsigned feature)
+{
+    return g->features & VIRTIO_BIT(feature);
+}
+
 struct loop *guest_loop(const struct guest *g)
 {
     return g->loop;
@@ -34,6 +39,11 @@ bool guest_broken(const struct guest *g)
 int64_t guest_disk_bytes(const struct guest *g)
 {
     return g->disk_bytes;
+}
+
+bool guest_has_write_cache(const struct guest *g)
+{
+    return has(g, VIRTIO_BLK_F_FLUSH);
 }
 
 const char *guest_obstacle(const struct guest *g)
@@ -103,8 +113,14 @@ void guest_ring(struct guest *g)
     }
 }
 
+unsigned guest_segments(const struct guest *g, int64_t bytes)
+{
+    return bytes <= g->max_segment ? 1 : div_round_up(bytes, g->max_segment);
+}
+
 bool guest_reap(struct guest *g)
 {
+    uint64_t violations = 0;
     bool any = false;
 
     if (g->broken) {
@@ -113,6 +129,11 @@ bool guest_reap(struct guest *g)
     g->now = loop_now_ns(g->loop);
     for (unsigned i = 0; i < g->num_queues; i++) {
         any |= guest_queue_reap(&g->queues[i]);
+        violations += g->queues[i].violations;
+    }
+    if (G_UNLIKELY(violations && g->link->betrayed)) {
+        g->link->betrayed(g);
+        return any;
     }
     if (any) {
         guest_workload_pump(g);
@@ -211,10 +232,24 @@ void guest_lay_out(struct guest *g, uint16_t queue_size)
 
 void guest_take_config(struct guest *g, const struct virtio_blk_config *c)
 {
+    uint64_t segment = GUEST_MAX_TRANSFER, segments = 1;
+
     g->disk_bytes = le64toh(c->capacity) << VIRTIO_BLK_SECTOR_BITS;
-    g->logical_bytes = le32toh(c->blk_size);
+    g->logical_bytes = has(g, VIRTIO_BLK_F_BLK_SIZE) ? le32toh(c->blk_size)
+                                                     : VIRTIO_BLK_SECTOR_BYTES;
     g->max_discard_sectors = le32toh(c->max_discard_sectors);
     g->max_zeroes_sectors = le32toh(c->max_write_zeroes_sectors);
+    /* QEMU offers it, and says 0. */
+    if (has(g, VIRTIO_BLK_F_SIZE_MAX) && c->size_max) {
+        segment = align_down(MIN(le32toh(c->size_max), segment),
+                             VIRTIO_BLK_SECTOR_BYTES);
+    }
+    if (has(g, VIRTIO_BLK_F_SEG_MAX) && has(g, VIRTIO_F_INDIRECT_DESC)) {
+        segments = MIN(le32toh(c->seg_max), GUEST_MAX_SEGMENTS);
+    }
+    g->max_segment = segment;
+    g->max_transfer = align_down(MIN(segment * segments, GUEST_MAX_TRANSFER),
+                                 g->logical_bytes);
 }
 
 void guest_init(struct guest *g, const struct guest_link *link,

@@ -28,6 +28,8 @@ LIST_HEAD(guest_pending_list, guest_pending);
 struct guest_link {
     /* Tells the device that these queues (a bit each) have new requests. */
     void (*kick)(struct guest *g, uint32_t queues);
+    /* The device returned what it does not have. NULL: it is trusted. */
+    void (*betrayed)(struct guest *g);
 };
 
 /* The driver, on the guest's loop. */
@@ -42,6 +44,7 @@ struct guest {
     int64_t disk_bytes;
     uint32_t logical_bytes;
     uint32_t max_discard_sectors, max_zeroes_sectors;
+    uint32_t max_transfer, max_segment; /* bytes of a request, of a buffer */
     uint64_t features;
     struct guest_pending_list pending;
     struct co_queue slot_free;
@@ -87,6 +90,8 @@ struct guest_slot *guest_get_slot(struct guest *g);
 void guest_put_slot(struct guest *g, struct guest_slot *slot);
 /* Shows all added requests to the device, and rings if it wants that. */
 void guest_ring(struct guest *g);
+/* The buffers that so many bytes of data take at least. */
+unsigned guest_segments(const struct guest *g, int64_t bytes);
 enum guest_status guest_slot_status(const struct guest_slot *slot);
 /* The chain of a discard or write-zeroes request: one segment. */
 void guest_put_segment(struct guest_slot *slot, int64_t offset, int64_t bytes,

@@ -8,6 +8,7 @@
  */
 #include "hw/virtio-blk/guest_queue.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 #include "util/range.h"
@@ -45,6 +46,7 @@ static void empty(struct guest_queue *q)
 {
     memset(q->desc, 0, layout_of(q->size).control);
     q->avail_idx = q->shown_idx = q->last_used = q->format->first;
+    q->held = q->interrupts_off = false;
 }
 
 void guest_queue_init(struct guest_queue *q, uint16_t size, void *host,
@@ -136,39 +138,66 @@ static unsigned lay_out(const struct guest_slot *s, struct guest_buffer *b,
     return n;
 }
 
+static void put_on_ring(struct guest_slot *s)
+{
+    struct guest_queue *q = s->queue;
+    bool fills = s->type == VIRTIO_BLK_T_IN || s->type == VIRTIO_BLK_T_GET_ID;
+    struct guest_buffer buffers[GUEST_MAX_SEGMENTS + 2];
+
+    s->control->header = (struct virtio_blk_header){
+        .type = htole32(s->type),
+        .sector = htole64(s->sector),
+    };
+    s->control->status = 0xff;
+    q->format->add(s, buffers,
+                   lay_out(s, buffers, s->bytes, s->segments, fills));
+}
+
 void guest_queue_add(struct guest_slot *s, uint32_t type, uint64_t sector,
                      uint32_t data_bytes, unsigned segments)
 {
     struct guest_queue *q = s->queue;
-    bool fills = type == VIRTIO_BLK_T_IN || type == VIRTIO_BLK_T_GET_ID;
-    struct guest_buffer buffers[GUEST_MAX_SEGMENTS + 2];
 
-    s->control->header = (struct virtio_blk_header){
-        .type = htole32(type),
-        .sector = htole64(sector),
-    };
-    s->control->status = 0xff;
-    segments = q->indirect ? MIN(segments, GUEST_MAX_SEGMENTS) : 1;
-    s->data_bytes = data_bytes;
-    s->segments = segments;
-    q->format->add(s, buffers,
-                   lay_out(s, buffers, data_bytes, segments, fills));
+    s->type = type;
+    s->sector = sector;
+    s->bytes = data_bytes;
+    s->segments = q->indirect ? MIN(segments, GUEST_MAX_SEGMENTS) : 1;
+    s->sequence = q->added++;
+    put_on_ring(s);
     s->in_flight = true;
     q->in_flight++;
 }
 
+static int by_sequence(const void *a, const void *b)
+{
+    const struct guest_slot *x = *(struct guest_slot *const *)a,
+                            *y = *(struct guest_slot *const *)b;
+
+    return (x->sequence > y->sequence) - (x->sequence < y->sequence);
+}
+
 void guest_queue_renew(struct guest_queue *q)
 {
-    empty(q);
-    q->held = q->interrupts_off = false;
-    q->in_flight = 0;
-    for (unsigned i = 0; i < q->num_slots; i++) {
-        struct guest_slot *s = &q->slots[i];
-        const struct virtio_blk_header *h = &s->control->header;
+    g_autofree struct guest_slot **slots =
+        g_new(struct guest_slot *, q->num_slots);
+    unsigned n = 0;
 
-        if (s->in_flight) {
-            guest_queue_add(s, le32toh(h->type), le64toh(h->sector),
-                            s->data_bytes, s->segments);
+    empty(q);
+    for (unsigned i = 0; i < q->num_slots; i++) {
+        if (q->slots[i].in_flight) {
+            slots[n++] = &q->slots[i];
         }
     }
+    qsort(slots, n, sizeof(slots[0]), by_sequence);
+    for (unsigned i = 0; i < n; i++) {
+        put_on_ring(slots[i]);
+    }
+}
+
+uint32_t guest_queue_base(const struct guest_queue *q)
+{
+    if (q->format == &guest_packed_ring) {
+        return (uint32_t)q->last_used << 16 | q->last_used;
+    }
+    return guest_read_16(&q->used->idx);
 }

@@ -64,15 +64,17 @@ struct guest_slot {
     struct guest_queue *queue;
     bool in_flight;
     uint16_t descs; /* of a packed ring that it occupies */
-    uint16_t segments;
-    uint32_t data_bytes; /* as was added */
     /* Called when the device has returned it; takes the slot over. */
     void (*done)(struct guest_slot *slot, void *opaque);
     void *opaque;
     int64_t started_ns;
     int64_t offset; /* for the owner's use */
-    uint32_t bytes;
     uint32_t kind, extra;
+    /* The request; the device can change what is in guest memory. */
+    uint64_t sector;
+    uint32_t type, bytes;
+    unsigned segments;
+    uint64_t sequence; /* when it was added, among those of its queue */
     struct guest_slot *next_free;
 };
 
@@ -81,6 +83,7 @@ struct guest_queue {
     unsigned num_slots;
     struct guest_slot *free; /* last in, first out: stays in the cache */
     unsigned in_flight;
+    uint64_t added;
     const struct guest_ring_format *format;
     uint16_t size;
     /* Indices that run freely, or positions with a wrap counter (packed). */
@@ -113,6 +116,9 @@ uint64_t guest_queue_bytes(uint16_t size);
 void guest_queue_init(struct guest_queue *q, uint16_t size, void *host,
                       uint64_t gpa, uint64_t features);
 void guest_queue_destroy(struct guest_queue *q);
+/* Where the device is to go on, as SET_VRING_BASE wants it, if it has nothing
+ * in flight but what a region tells. */
+uint32_t guest_queue_base(const struct guest_queue *q);
 
 struct guest_slot *guest_queue_get(
     struct guest_queue *q); /* NULL: full, held */

@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "hw/virtio-blk/guest_internal.h"
+#include "util/iov.h"
 #include "util/range.h"
 
 static void on_pending_done(struct guest_slot *slot, void *opaque)
@@ -53,8 +54,11 @@ static enum guest_status co_submit(struct guest *g, struct guest_slot **slot,
     p.slot->done = on_pending_done;
     p.slot->opaque = &p;
     LIST_INSERT_HEAD(&g->pending, &p, link);
-    guest_queue_add(p.slot, type, sector, data_bytes, 1);
-    guest_ring(g);
+    guest_queue_add(p.slot, type, sector, data_bytes,
+                    guest_segments(g, data_bytes));
+    if (!g->hook.flush) {
+        guest_ring(g); /* else once for all that this pass adds */
+    }
     co_yield ();
     g_assert(p.finished);
     LIST_REMOVE(&p, link);
@@ -76,7 +80,9 @@ static int64_t first_difference(const uint8_t *data, int64_t bytes,
 static void fill(struct guest_slot *slot, const struct guest_request *r,
                  int64_t done, int64_t n)
 {
-    if (r->op == GUEST_OP_WRITE && r->buffer) {
+    if (r->op == GUEST_OP_WRITE && r->iov) {
+        iov_to_buf(r->iov, done, slot->data, n);
+    } else if (r->op == GUEST_OP_WRITE && r->buffer) {
         memcpy(slot->data, (char *)r->buffer + done, n);
     } else if (r->op == GUEST_OP_WRITE) {
         memset(slot->data, r->pattern, n);
@@ -91,7 +97,9 @@ static void take(const struct guest_slot *slot, const struct guest_request *r,
     if (r->op == GUEST_OP_GET_ID) {
         memcpy(result->id, slot->data, VIRTIO_BLK_ID_BYTES);
     } else if (r->op == GUEST_OP_READ) {
-        if (r->buffer) {
+        if (r->iov) {
+            iov_from_buf(r->iov, done, slot->data, n);
+        } else if (r->buffer) {
             memcpy((char *)r->buffer + done, slot->data, n);
         }
         int64_t bad =
@@ -124,7 +132,7 @@ static int64_t piece_limit(const struct guest *g, enum guest_op op)
         op == GUEST_OP_DISCARD ? g->max_discard_sectors : g->max_zeroes_sectors;
 
     if (op != GUEST_OP_DISCARD && op != GUEST_OP_WRITE_ZEROES) {
-        return GUEST_MAX_TRANSFER;
+        return g->max_transfer;
     }
     sectors = align_down(sectors, g->logical_bytes >> VIRTIO_BLK_SECTOR_BITS);
     /* A device without the feature says 0, and refuses whatever comes. */

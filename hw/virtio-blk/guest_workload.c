@@ -337,12 +337,12 @@ static bool check_region(const struct guest *g,
     if (o->offset < 0 || o->bytes < 0 || o->offset > g->disk_bytes) {
         return error_set(error, "The workload's region is not on the disk");
     }
-    if (o->block_bytes <= 0 || o->block_bytes > GUEST_MAX_TRANSFER ||
+    if (o->block_bytes <= 0 || o->block_bytes > g->max_transfer ||
         o->block_bytes % g->logical_bytes || o->offset % g->logical_bytes) {
         return error_set(error,
                          "The workload's offset and block size must be "
-                         "multiples of %u, and a block at most %d bytes",
-                         g->logical_bytes, GUEST_MAX_TRANSFER);
+                         "multiples of %u, and a block at most %u bytes",
+                         g->logical_bytes, g->max_transfer);
     }
     if (!o->bytes) {
         o->bytes = g->disk_bytes - o->offset;
@@ -417,7 +417,7 @@ bool guest_workload_start(struct guest *g,
     g->now = loop_now_ns(g->loop);
     w->guest = g;
     w->opt = o;
-    w->opt.segments = MAX(o.segments, 1);
+    w->opt.segments = MAX(o.segments, guest_segments(g, o.block_bytes));
     w->active = true;
     w->random = o.seed;
     w->blocks = o.bytes / o.block_bytes;

@@ -310,10 +310,13 @@ static ssize_t send_some(int socket, const char *buf, size_t bytes, int fd)
     return sendmsg(socket, &msg, MSG_DONTWAIT | MSG_NOSIGNAL);
 }
 
-static bool co_send_all(int socket, const char *buf, size_t total, int fd)
+bool co_vhost_user_send(int socket, const struct vhost_user_message *m, int fd)
 {
-    size_t done = 0;
+    size_t total = sizeof(m->header) + m->header.size, done = 0;
+    char buf[sizeof(m->header) + sizeof(m->payload)];
 
+    memcpy(buf, &m->header, sizeof(m->header));
+    memcpy(buf + sizeof(m->header), &m->payload, m->header.size);
     while (done < total) {
         ssize_t n = send_some(socket, buf + done, total - done, done ? -1 : fd);
 
@@ -331,17 +334,20 @@ static bool co_send_all(int socket, const char *buf, size_t total, int fd)
 bool co_vhost_user_reply(int socket, struct vhost_user_message *m,
                          uint32_t bytes)
 {
-    char buf[sizeof(m->header) + sizeof(m->payload)];
-
     m->header.flags = VHOST_USER_VERSION | VHOST_USER_FLAG_REPLY;
     m->header.size = bytes;
-    memcpy(buf, &m->header, sizeof(m->header));
-    memcpy(buf + sizeof(m->header), &m->payload, bytes);
-    bool ok = co_send_all(socket, buf, sizeof(m->header) + bytes, m->reply_fd);
+    bool ok = co_vhost_user_send(socket, m, m->reply_fd);
 
     if (m->reply_fd >= 0) {
         close(m->reply_fd);
         m->reply_fd = -1;
     }
     return ok;
+}
+
+const char *vhost_user_request_name(uint32_t request)
+{
+    return request < G_N_ELEMENTS(rows) && rows[request].name
+               ? rows[request].name
+               : "unknown";
 }

@@ -33,6 +33,10 @@ bool vhost_user_check(struct vhost_user_message *m, uint64_t protocol_features,
  * the other side does not read. false if it is gone. */
 bool co_vhost_user_reply(int socket, struct vhost_user_message *m,
                          uint32_t bytes);
+/* Sends the message as it is, with fd, if that is not -1. */
+bool co_vhost_user_send(int socket, const struct vhost_user_message *m, int fd);
+/* The name of a front-end's request. */
+const char *vhost_user_request_name(uint32_t request);
 /* Moves a descriptor out of m. */
 int vhost_user_take_fd(struct vhost_user_message *m, unsigned i);
 void vhost_user_close_fds(struct vhost_user_message *m);

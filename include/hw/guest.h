@@ -20,6 +20,7 @@
 #include "qapi/types.h"
 
 struct guest;
+struct iov;
 struct loop;
 struct virtio_blk;
 
@@ -41,6 +42,8 @@ struct loop *guest_loop(const struct guest *g);
 /* The driver has seen NEEDS_RESET. */
 bool guest_broken(const struct guest *g);
 int64_t guest_disk_bytes(const struct guest *g);
+/* Completed writes may have to be flushed. */
+bool guest_has_write_cache(const struct guest *g);
 
 /* ---- single requests ---- */
 
@@ -52,6 +55,7 @@ struct guest_request {
     bool verify;
     void *buffer; /* READ, GET_ID: receives the data; WRITE: the data, in place
                    * of the pattern. May be NULL */
+    const struct iov *iov; /* the same for scattered memory, READ and WRITE */
 };
 
 struct guest_result {

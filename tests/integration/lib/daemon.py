@@ -86,6 +86,11 @@ class Daemon:
                 time.sleep(0.005)
         return self
 
+    def restart(self):
+        """After kill()."""
+        self.qmp = None
+        return self.start()
+
     def connect(self, socket=0, **kw):
         session = Qmp(self.sockets[socket], **kw)
         self.sessions.append(session)
