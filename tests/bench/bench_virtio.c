@@ -25,6 +25,7 @@
 #include "aio/loop.h"
 #include "aio/mailbox.h"
 #include "aio/timer.h"
+#include "args.h"
 #include "block/backend.h"
 #include "block/dirty_bitmap.h"
 #include "hw/guest.h"
@@ -32,7 +33,6 @@
 #include "hw/virtio_blk.h"
 #include "qapi/codec.h"
 #include "qapi/options.h"
-#include "util/keyval.h"
 
 enum { MAX_RUNS = 99 };
 
@@ -42,10 +42,7 @@ static struct {
 } arg = {
     .rw = 100, .bs = 4096, .depth = 32, .queues = 1, .seconds = 1, .runs = 3};
 
-static const struct {
-    const char *name;
-    uint64_t *value;
-} names[] = {
+static const struct bench_arg names[] = {
     {"rw", &arg.rw},         {"bs", &arg.bs},
     {"depth", &arg.depth},   {"bitmaps", &arg.bitmaps},
     {"queues", &arg.queues}, {"seconds", &arg.seconds},
@@ -66,31 +63,6 @@ static void die(GError *error)
     fprintf(stderr, "bench_virtio: %s\n",
             error ? error->message : "bad arguments");
     exit(1);
-}
-
-static void parse_args(int argc, char **argv)
-{
-    if (argc < 2) {
-        die(NULL);
-    }
-    arg.node_options = argv[1];
-    for (int i = 2; i < argc; i++) {
-        char *equals = strchr(argv[i], '=');
-        bool known = false;
-
-        for (unsigned n = 0; equals && n < G_N_ELEMENTS(names); n++) {
-            if (strncmp(argv[i], names[n].name, equals - argv[i]) == 0 &&
-                !names[n].name[equals - argv[i]]) {
-                known = keyval_parse_size(equals + 1, names[n].value, NULL);
-            }
-        }
-        if (!known) {
-            die(NULL);
-        }
-    }
-    if (!arg.runs || arg.runs > MAX_RUNS) {
-        die(NULL);
-    }
 }
 
 static double wall_s(void)
@@ -203,7 +175,11 @@ int main(int argc, char **argv)
 {
     struct iothread *io, *guest;
 
-    parse_args(argc, argv);
+    if (argc < 2 || !bench_args(argc, argv, 2, names, G_N_ELEMENTS(names)) ||
+        !arg.runs || arg.runs > MAX_RUNS) {
+        die(NULL);
+    }
+    arg.node_options = argv[1];
     io = iothread_new("io");
     guest = arg.thread ? iothread_new("guest") : NULL;
     guest_home = guest ? iothread_loop(guest) : NULL;

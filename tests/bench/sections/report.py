@@ -40,8 +40,12 @@ class Context:
 
 def json_lines(argv):
     """The JSON objects that a benchmark program prints, a line each."""
-    out = subprocess.run(argv, check=True, stdout=subprocess.PIPE).stdout
-    return [json.loads(line) for line in out.decode().splitlines()
+    return json_objects(subprocess.run(argv, check=True, text=True,
+                                       stdout=subprocess.PIPE).stdout)
+
+
+def json_objects(text):
+    return [json.loads(line) for line in text.splitlines()
             if line.startswith("{")]
 
 
