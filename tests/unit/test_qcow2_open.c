@@ -89,8 +89,7 @@ static const struct field {
     {"compression", 104, 1, 2, "qcow2: unknown compression type: 2"},
     {"incompatible", 72, 8, 8,
      "qcow2: Compression type incompatible feature bit must not be set"},
-    {"incompatible", 72, 8, 4,
-     "Unsupported qcow2 feature(s): external data file"},
+    {"incompatible", 72, 8, 4, "'data-file' is required for this image"},
     {"incompatible", 72, 8, 16, NULL},
     {"incompatible", 72, 8, (UINT64_C(1) << 63) | (1 << 5),
      "Unsupported qcow2 feature(s): unknown incompatible feature: bit 5, "

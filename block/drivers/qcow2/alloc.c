@@ -202,12 +202,35 @@ static int co_begin(struct alloc_write *w, int64_t offset, int64_t bytes)
     return 0;
 }
 
+/* The clusters have their places in the data file, which may hold anything
+ * there. What is to be zero around the data is made a hole, if it can. */
+static int co_take_external(struct alloc_write *w, int64_t offset,
+                            int64_t bytes)
+{
+    struct qcow2 *s = w->s;
+    int64_t end = min_i64(w->to, s->node->length);
+
+    w->host = w->a.offset;
+    w->fresh = w->host >= qcow2_data(s)->length;
+    bool around = w->from < offset || offset + bytes < end;
+    if (w->fresh || w->reuse || !around || !w->head_zero || !w->tail_zero) {
+        return 0;
+    }
+    int ret = co_node_pwrite_zeroes(qcow2_data(s), w->from, end - w->from,
+                                    REQ_MAY_UNMAP | REQ_NO_FALLBACK);
+    w->fresh = ret == 0;
+    return ret == -ENOTSUP ? 0 : ret;
+}
+
 /* The clusters; fewer than wished shorten the write. */
-static int co_get_clusters(struct alloc_write *w, int64_t offset)
+static int co_get_clusters(struct alloc_write *w, int64_t offset, int64_t bytes)
 {
     struct qcow2 *s = w->s;
     int64_t want = (w->a.end - w->a.offset) >> s->cluster_bits, got;
 
+    if (s->external) {
+        return co_take_external(w, offset, bytes);
+    }
     if (!w->reuse) {
         co_node_debug_event(qcow2_file(s), BLKDEBUG_EVENT_CLUSTER_ALLOC);
         w->host = co_qcow2_alloc_clusters(s, want, &got, &w->fresh);
@@ -220,7 +243,7 @@ static int co_get_clusters(struct alloc_write *w, int64_t offset)
             w->to = min_i64(w->to, w->a.end);
         }
     }
-    if (w->reuse && s->check_overlap &&
+    if (w->reuse && s->guard_data &&
         qcow2_meta_overlaps(s, w->host, w->a.end - w->a.offset)) {
         return co_qcow2_corrupt(s, w->host, w->a.end - w->a.offset,
                                 "Preventing invalid write on metadata "
@@ -279,7 +302,7 @@ static int co_write_joined(struct alloc_write *w, const struct iov *data,
     }
     struct iov iov = iov_of(vec, n);
     co_node_debug_event(qcow2_file(w->s), BLKDEBUG_EVENT_COW_WRITE);
-    int ret = co_node_pwritev(qcow2_file(w->s), pos, &iov, 0);
+    int ret = co_node_pwritev(qcow2_data(w->s), pos, &iov, 0);
     if (vec != small) {
         g_free(vec);
     }
@@ -297,11 +320,11 @@ static int co_fill_one(struct alloc_write *w, const struct iov *data, char *buf)
         return ret;
     }
     if (w->fresh && buffer_is_zero(buf, whole)) {
-        return co_node_pwritev(qcow2_file(s), pos + w->head, data, 0);
+        return co_node_pwritev(qcow2_data(s), pos + w->head, data, 0);
     }
     iov_to_buf(data, 0, buf + w->head, data->bytes);
     co_node_debug_event(qcow2_file(s), BLKDEBUG_EVENT_COW_WRITE);
-    return co_node_pwrite(qcow2_file(s), pos, buf, whole, 0);
+    return co_node_pwrite(qcow2_data(s), pos, buf, whole, 0);
 }
 
 static int co_fill_around(struct alloc_write *w, const struct iov *data)
@@ -311,7 +334,7 @@ static int co_fill_around(struct alloc_write *w, const struct iov *data)
     bool one = whole <= s->cluster_size && data->bytes <= MERGE_MAX &&
                w->head && w->tail && !w->head_zero;
     char *buf =
-        io_buffer_try_alloc(qcow2_file(s), one ? whole : w->head + w->tail);
+        io_buffer_try_alloc(qcow2_data(s), one ? whole : w->head + w->tail);
     int ret;
 
     if (!buf) {
@@ -345,7 +368,7 @@ static int co_fill(struct alloc_write *w, int64_t offset,
     if ((!w->head || (w->head_zero && w->fresh)) &&
         (!w->tail || (w->tail_zero && w->fresh))) {
         co_node_debug_event(qcow2_file(w->s), BLKDEBUG_EVENT_WRITE_AIO);
-        return co_node_pwritev(qcow2_file(w->s),
+        return co_node_pwritev(qcow2_data(w->s),
                                w->host + (offset - w->a.offset), data, 0);
     }
     return co_fill_around(w, data);
@@ -392,7 +415,7 @@ int co_qcow2_write_alloc(struct qcow2 *s, int64_t offset, const struct iov *iov,
     if (ret) {
         return ret < 0 ? ret : 0;
     }
-    ret = co_get_clusters(&w, offset);
+    ret = co_get_clusters(&w, offset, iov->bytes);
     if (ret < 0) {
         qcow2_allocation_end(s, &w.a);
         return ret;
@@ -405,7 +428,7 @@ int co_qcow2_write_alloc(struct qcow2 *s, int64_t offset, const struct iov *iov,
     }
     qcow2_allocation_end(s, &w.a);
     if (ret < 0) {
-        if (!w.reuse) {
+        if (!w.reuse && !s->external) {
             co_qcow2_free_unused(s, w.host, w.a.end - w.a.offset);
         }
         return ret;

@@ -87,12 +87,19 @@ static int co_write_entries(struct qcow2 *s, uint64_t table,
                           (int64_t)(d->hi - d->lo) * 8, 0);
 }
 
+int co_qcow2_flush_files(struct qcow2 *s)
+{
+    int ret = s->external ? co_node_flush(qcow2_data(s)) : 0;
+
+    return ret < 0 ? ret : co_node_flush(qcow2_file(s));
+}
+
 static int co_write_in_order(struct qcow2 *s, const struct commit *c)
 {
     int ret = co_meta_cache_write_all(&s->rb);
 
     if (ret == 0) {
-        ret = co_node_flush(qcow2_file(s));
+        ret = co_qcow2_flush_files(s);
     }
     if (ret == 0 && c->rt_entries) {
         co_node_debug_event(qcow2_file(s),

@@ -226,6 +226,9 @@ int co_qcow2_write_compressed(struct qcow2 *s, int64_t offset,
     struct co_pool pool = {.limit = COMPRESSORS_MAX};
     int64_t end = offset + iov->bytes;
 
+    if (s->external) {
+        return -ENOTSUP;
+    }
     if (!is_aligned(offset, s->cluster_size) ||
         (!is_aligned(end, s->cluster_size) && end != s->node->length)) {
         return -EINVAL;

@@ -63,6 +63,19 @@ bool qcow2_check_spec(const struct image_spec *q, GError **error)
                          "compatibility level 1.1 and above (use version=v3 "
                          "or greater)");
     }
+    if (q->version < 3 && q->data_file_name) {
+        return error_set(error,
+                         "External data files are only supported with "
+                         "compatibility level 1.1 and above (use version=v3 "
+                         "or greater)");
+    }
+    if (q->data_file_raw && !q->data_file_name) {
+        return error_set(error, "data-file-raw requires data-file");
+    }
+    if (q->data_file_raw && q->backing_file) {
+        return error_set(error, "Backing file and data-file-raw cannot be used "
+                                "at the same time");
+    }
     if (q->version < 3 && q->extended_l2) {
         return error_set(error,
                          "Extended L2 entries are only supported with "
@@ -117,13 +130,15 @@ static bool plan(struct layout *l, const struct image_spec *q, GError **error)
                          "The image size is too large for file format 'qcow2' "
                          "(try using a larger cluster size)");
     }
-    if (q->preallocation != PREALLOC_MODE_OFF) {
+    /* A raw data file is all there, so the tables say so. */
+    if (q->preallocation != PREALLOC_MODE_OFF || q->data_file_raw) {
         l->data = clusters;
         l->l2_tables = l->l1_entries;
     }
     l->l1 = div_round_up(l->l1_entries * 8, cluster);
     /* Blocks count themselves and their table. */
-    uint64_t fixed = 1 + l->l1 + l->l2_tables + l->data;
+    uint64_t fixed =
+        1 + l->l1 + l->l2_tables + (q->data_file_name ? 0 : l->data);
     do {
         l->end = fixed + l->reftable + l->blocks;
         l->blocks = div_round_up(l->end, per_block);
@@ -138,7 +153,7 @@ static bool plan(struct layout *l, const struct image_spec *q, GError **error)
     l->blocks_at = l->reftable_at + l->reftable;
     l->l1_at = l->blocks_at + l->blocks;
     l->l2_at = l->l1_at + l->l1;
-    l->data_at = l->l2_at + l->l2_tables;
+    l->data_at = q->data_file_name ? 0 : l->l2_at + l->l2_tables;
     return true;
 }
 
@@ -260,7 +275,9 @@ static void fill_header(struct qcow2_disk_header *h, const struct layout *l)
     };
     if (q->version >= 3) {
         h->incompatible = (zstd ? QCOW2_INCOMPAT_COMPRESSION : 0) |
+                          (q->data_file_name ? QCOW2_INCOMPAT_DATA_FILE : 0) |
                           (q->extended_l2 ? QCOW2_INCOMPAT_EXTENDED_L2 : 0);
+        h->autoclear = q->data_file_raw ? QCOW2_AUTOCLEAR_RAW_DATA : 0;
         h->compatible = q->lazy_refcounts ? QCOW2_COMPAT_LAZY_REFCOUNTS : 0;
         h->refcount_order = g_bit_nth_lsf(q->refcount_bits, -1);
         h->compression_type = q->compression;
@@ -279,13 +296,17 @@ static bool build_first_cluster(uint8_t *first, const struct layout *l,
         header_area_set(&h, QCOW2_EXT_BACKING_FORMAT, q->backing_format,
                         strlen(q->backing_format));
     }
+    if (q->data_file_name) {
+        header_area_set(&h, QCOW2_EXT_DATA_FILE, q->data_file_name,
+                        strlen(q->data_file_name));
+    }
     if (q->version >= 3) {
         header_area_set_feature_names(&h);
     }
     bool ok = header_area_build(&h, 0, first, q->cluster_size);
     header_area_clear(&h);
-    return ok || error_set(error, "Backing file name too long for the cluster "
-                                  "size");
+    return ok || error_set(error, "The names of the backing file and the data "
+                                  "file are too long for the cluster size");
 }
 
 /* ---- all together -------------------------------------------------------- */
@@ -298,6 +319,12 @@ static bool co_write_image(struct node *file, const struct layout *l,
                                   ? PREALLOC_MODE_OFF
                                   : q->preallocation;
 
+    if (q->data_file) {
+        if (!co_node_truncate(q->data_file, q->size, false, mode, 0, error)) {
+            return false;
+        }
+        mode = PREALLOC_MODE_OFF;
+    }
     if (!build_first_cluster(first, l, error) ||
         !co_node_truncate(file, 0, false, PREALLOC_MODE_OFF, 0, error)) {
         return false;
@@ -307,6 +334,9 @@ static bool co_write_image(struct node *file, const struct layout *l,
         return false;
     }
     int ret = co_write_tables(file, l);
+    if (ret == 0 && q->data_file) {
+        ret = co_node_flush(q->data_file);
+    }
     if (ret == 0) {
         ret = co_node_flush(file);
     }

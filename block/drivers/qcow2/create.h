@@ -20,6 +20,9 @@ struct image_spec {
     const char *backing_file, *backing_format; /* or NULL */
     enum qcow2_compression_type compression;
     enum prealloc_mode preallocation;
+    struct node *data_file; /* or NULL: the guest's data are in the image */
+    const char *data_file_name;
+    bool data_file_raw;
 };
 
 /* Defaults of everything that nobody asked for. */
@@ -38,8 +41,8 @@ bool qcow2_check_spec(const struct image_spec *spec, GError **error);
  * data. false if the format cannot hold it. */
 bool qcow2_count_clusters(const struct image_spec *spec, uint64_t *all,
                           uint64_t *data, GError **error);
-/* Checks spec and writes the image into file, whose content is lost. Suspends.
- */
+/* Checks spec and writes the image into file, whose content is lost, and sets
+ * the length of the data file. Suspends. */
 bool co_qcow2_format(struct node *file, const struct image_spec *spec,
                      GError **error);
 

@@ -16,17 +16,47 @@
 
 /* ---- the node to write into ---------------------------------------------- */
 
-/* Formats a node that others may have too, with the rights to it. */
-static bool co_format_node(struct node *file, const struct image_spec *spec,
-                           GError **error)
+static struct backend *co_use(struct node *node, GError **error)
 {
-    struct backend *b = co_backend_new(NULL, file, PERM_WRITE | PERM_RESIZE,
-                                       PERM_ALL & ~PERM_RESIZE, error);
-    if (!b) {
-        return false;
+    return co_backend_new(NULL, node, PERM_WRITE | PERM_RESIZE,
+                          PERM_ALL & ~PERM_RESIZE, error);
+}
+
+/* Formats nodes that others may have too, with the rights to them. */
+static bool co_format_nodes(struct node *file, const struct image_spec *spec,
+                            GError **error)
+{
+    struct backend *b = co_use(file, error), *data = NULL;
+    bool ok = b;
+
+    if (ok && spec->data_file) {
+        data = co_use(spec->data_file, error);
+        ok = data;
     }
-    bool ok = co_qcow2_format(file, spec, error);
-    co_backend_unref(b);
+    ok = ok && co_qcow2_format(file, spec, error);
+    if (data) {
+        co_backend_unref(data);
+    }
+    if (b) {
+        co_backend_unref(b);
+    }
+    return ok;
+}
+
+/* The same; consumes the references to file, which may be NULL after a failure,
+ * and to the data file. */
+static bool co_format_opened(struct node *file, struct image_spec *spec,
+                             GError **error)
+{
+    bool ok = file && (!spec->data_file_name || spec->data_file) &&
+              co_format_nodes(file, spec, error);
+
+    if (spec->data_file) {
+        co_node_unref(spec->data_file);
+    }
+    if (file) {
+        co_node_unref(file);
+    }
     return ok;
 }
 
@@ -39,19 +69,6 @@ static struct node *co_open_ref(const struct blockdev_ref *ref, GError **error)
     return co_node_open(&ref->u.definition, error);
 }
 
-static bool co_format_ref(const struct blockdev_ref *ref,
-                          const struct image_spec *spec, GError **error)
-{
-    struct node *file = co_open_ref(ref, error);
-
-    if (!file) {
-        return false;
-    }
-    bool ok = co_format_node(file, spec, error);
-    co_node_unref(file);
-    return ok;
-}
-
 /* ---- blockdev-create ----------------------------------------------------- */
 
 bool co_qcow2_create(const struct blockdev_create_options *options,
@@ -60,9 +77,7 @@ bool co_qcow2_create(const struct blockdev_create_options *options,
     const struct blockdev_create_options_qcow2 *o = &options->u.qcow2;
     struct image_spec spec = IMAGE_SPEC_INIT;
 
-    if (o->data_file || (o->has_data_file_raw && o->data_file_raw)) {
-        return error_set(error, "Parameter 'data-file' is not supported");
-    }
+    spec.data_file_raw = o->has_data_file_raw && o->data_file_raw;
     spec.extended_l2 = o->has_extended_l2 && o->extended_l2;
     spec.size = o->size;
     if (o->has_version && o->version == BLOCKDEV_QCOW2_VERSION_V2) {
@@ -85,7 +100,12 @@ bool co_qcow2_create(const struct blockdev_create_options *options,
     if (o->has_backing_fmt) {
         spec.backing_format = blockdev_driver_str(o->backing_fmt);
     }
-    return co_format_ref(o->file, &spec, error);
+    struct node *file = co_open_ref(o->file, error);
+    if (file && o->data_file) {
+        spec.data_file = co_open_ref(o->data_file, error);
+        spec.data_file_name = spec.data_file ? spec.data_file->filename : "";
+    }
+    return co_format_opened(file, &spec, error);
 }
 
 /* ---- "-o" ---------------------------------------------------------------- */
@@ -136,8 +156,7 @@ static bool parse_compat(const struct keyval *kv, unsigned *version,
 /* Options that only change something if they are on: refused by name then. */
 static bool parse_absent(const struct keyval *kv, GError **error)
 {
-    static const char *const names[] = {"data_file", "data_file_raw",
-                                        "encryption", "encrypt.format"};
+    static const char *const names[] = {"encryption", "encrypt.format"};
 
     for (unsigned i = 0; i < G_N_ELEMENTS(names); i++) {
         if (!strcmp(kv->key, names[i])) {
@@ -169,6 +188,9 @@ static bool parse_option(const struct keyval *kv, struct image_spec *spec,
     if (!strcmp(kv->key, "lazy_refcounts")) {
         return parse_bool(kv, &spec->lazy_refcounts, error);
     }
+    if (!strcmp(kv->key, "data_file_raw")) {
+        return parse_bool(kv, &spec->data_file_raw, error);
+    }
     if (!strcmp(kv->key, "extended_l2")) {
         return parse_bool(kv, &spec->extended_l2, error);
     }
@@ -188,6 +210,10 @@ static bool parse_option(const struct keyval *kv, struct image_spec *spec,
     }
     if (!strcmp(kv->key, "backing_fmt")) {
         spec->backing_format = kv->value;
+        return true;
+    }
+    if (!strcmp(kv->key, "data_file")) {
+        spec->data_file_name = kv->value;
         return true;
     }
     if (!strcmp(kv->key, "nocow") || !strcmp(kv->key, "extent_size_hint")) {
@@ -239,6 +265,19 @@ static bool co_backing_size(const char *filename, const struct image_spec *spec,
     return true;
 }
 
+/* Makes a file, by the protocol that its name says, and opens it. */
+static struct node *co_new_file(const char *filename, GError **error)
+{
+    qapi_auto(blockdev_options) options =
+        qapi_blockdev_from_filename(filename, error);
+    struct create_params empty = {0};
+
+    if (!options || !co_image_create_file(filename, &empty, error)) {
+        return NULL;
+    }
+    return co_node_open(options, error);
+}
+
 bool co_qcow2_create_file(const char *filename,
                           const struct create_params *params, GError **error)
 {
@@ -266,17 +305,9 @@ bool co_qcow2_create_file(const char *filename,
         return error_set(error, "Image size is too large");
     }
     spec.size = align_up(spec.size, BLOCK_SECTOR_SIZE);
-    qapi_auto(blockdev_options) options =
-        qapi_blockdev_from_filename(filename, error);
-    struct create_params empty = {0};
-    if (!options || !co_image_create_file(filename, &empty, error)) {
-        return false;
+    struct node *file = co_new_file(filename, error);
+    if (file && spec.data_file_name) {
+        spec.data_file = co_new_file(spec.data_file_name, error);
     }
-    struct node *file = co_node_open(options, error);
-    if (!file) {
-        return false;
-    }
-    bool ok = co_format_node(file, &spec, error);
-    co_node_unref(file);
-    return ok;
+    return co_format_opened(file, &spec, error);
 }

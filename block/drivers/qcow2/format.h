@@ -91,47 +91,50 @@ struct qcow2_disk_bitmap {
 #define QCOW2_INCOMPAT_DATA_FILE      (UINT64_C(1) << 2)
 #define QCOW2_INCOMPAT_COMPRESSION    (UINT64_C(1) << 3)
 #define QCOW2_INCOMPAT_EXTENDED_L2    (UINT64_C(1) << 4)
-#define QCOW2_INCOMPAT_KNOWN                         \
-    (QCOW2_INCOMPAT_DIRTY | QCOW2_INCOMPAT_CORRUPT | \
-     QCOW2_INCOMPAT_COMPRESSION | QCOW2_INCOMPAT_EXTENDED_L2)
+#define QCOW2_INCOMPAT_KNOWN                                 \
+    (QCOW2_INCOMPAT_DIRTY | QCOW2_INCOMPAT_CORRUPT |         \
+     QCOW2_INCOMPAT_DATA_FILE | QCOW2_INCOMPAT_COMPRESSION | \
+     QCOW2_INCOMPAT_EXTENDED_L2)
 #define QCOW2_COMPAT_LAZY_REFCOUNTS (UINT64_C(1) << 0)
 #define QCOW2_AUTOCLEAR_BITMAPS     (UINT64_C(1) << 0)
-#define QCOW2_AUTOCLEAR_KNOWN       QCOW2_AUTOCLEAR_BITMAPS
+#define QCOW2_AUTOCLEAR_RAW_DATA    (UINT64_C(1) << 1)
+#define QCOW2_AUTOCLEAR_KNOWN \
+    (QCOW2_AUTOCLEAR_BITMAPS | QCOW2_AUTOCLEAR_RAW_DATA)
 
 /* L1 and standard L2 entries. */
-#define QCOW2_COPIED                (UINT64_C(1) << 63) /* refcount is exactly one */
-#define QCOW2_COMPRESSED            (UINT64_C(1) << 62)
-#define QCOW2_ZERO                  UINT64_C(1)
-#define QCOW2_OFFSET_MASK           UINT64_C(0x00fffffffffffe00)
+#define QCOW2_COPIED               (UINT64_C(1) << 63) /* refcount is exactly one */
+#define QCOW2_COMPRESSED           (UINT64_C(1) << 62)
+#define QCOW2_ZERO                 UINT64_C(1)
+#define QCOW2_OFFSET_MASK          UINT64_C(0x00fffffffffffe00)
 /* The second word of an extended L2 entry: subcluster i is allocated if bit i
  * is set, and reads as zeroes if bit 32 + i is. */
-#define QCOW2_SUBCLUSTERS           32
-#define QCOW2_BITMAP_ZEROES         UINT64_C(0xffffffff00000000)
-#define QCOW2_BITMAP_ALLOCATED      UINT64_C(0x00000000ffffffff)
-#define QCOW2_MIN_SUBCLUSTER_BITS   9
+#define QCOW2_SUBCLUSTERS          32
+#define QCOW2_BITMAP_ZEROES        UINT64_C(0xffffffff00000000)
+#define QCOW2_BITMAP_ALLOCATED     UINT64_C(0x00000000ffffffff)
+#define QCOW2_MIN_SUBCLUSTER_BITS  9
 /* Refcount table entries. */
-#define QCOW2_REFTABLE_MASK         UINT64_C(0xfffffffffffffe00)
+#define QCOW2_REFTABLE_MASK        UINT64_C(0xfffffffffffffe00)
 
-#define QCOW2_MIN_CLUSTER_BITS      9
-#define QCOW2_MAX_CLUSTER_BITS      21
-#define QCOW2_MAX_REFCOUNT_ORDER    6
+#define QCOW2_MIN_CLUSTER_BITS     9
+#define QCOW2_MAX_CLUSTER_BITS     21
+#define QCOW2_MAX_REFCOUNT_ORDER   6
 
 /* Limits that the format does not set, and that memory needs: those of QEMU,
  * so that each side opens what the other writes. */
-#define QCOW2_MAX_L1_BYTES          (32 << 20)
-#define QCOW2_MAX_REFTABLE_BYTES    (8 << 20)
-#define QCOW2_MAX_SNAPSHOTS         65536
-#define QCOW2_MAX_BACKING_NAME      1023
-#define QCOW2_MAX_BACKING_FORMAT    31
-#define QCOW2_MAX_BITMAPS           65535
-#define QCOW2_MAX_BITMAP_DIRECTORY  (QCOW2_MAX_BITMAPS * INT64_C(1024))
-#define QCOW2_MAX_BITMAP_BYTES      (INT64_C(512) << 20)
+#define QCOW2_MAX_L1_BYTES         (32 << 20)
+#define QCOW2_MAX_REFTABLE_BYTES   (8 << 20)
+#define QCOW2_MAX_SNAPSHOTS        65536
+#define QCOW2_MAX_BACKING_NAME     1023
+#define QCOW2_MAX_BACKING_FORMAT   31
+#define QCOW2_MAX_BITMAPS          65535
+#define QCOW2_MAX_BITMAP_DIRECTORY (QCOW2_MAX_BITMAPS * INT64_C(1024))
+#define QCOW2_MAX_BITMAP_BYTES     (INT64_C(512) << 20)
 /* All bitmaps of an image together, those bits that are not zero: a few
  * entries may stand for much memory. */
-#define QCOW2_MAX_ALL_BITMAP_BYTES  (INT64_C(1) << 30)
-#define QCOW2_MIN_GRANULARITY_BITS  9
-#define QCOW2_MAX_GRANULARITY_BITS  31
+#define QCOW2_MAX_ALL_BITMAP_BYTES (INT64_C(1) << 30)
+#define QCOW2_MIN_GRANULARITY_BITS 9
+#define QCOW2_MAX_GRANULARITY_BITS 31
 /* Host offsets have 56 bits in L2 entries. */
-#define QCOW2_MAX_HOST_OFFSET       (INT64_C(1) << 56)
+#define QCOW2_MAX_HOST_OFFSET      (INT64_C(1) << 56)
 
 #endif

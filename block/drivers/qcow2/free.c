@@ -62,6 +62,9 @@ void qcow2_free_entry_later(struct qcow2 *s, uint64_t entry,
 {
     struct mapping m;
 
+    if (s->external) {
+        return;
+    }
     qcow2_decode_entry(s, entry, &m);
     if (m.type == CLUSTER_COMPRESSED) {
         free_compressed_later(s, entry, kind);

@@ -30,7 +30,7 @@ static int co_read_mapped(struct qcow2 *s, const struct mapping *m,
     switch (m->type) {
     case CLUSTER_NORMAL:
         co_node_debug_event(qcow2_file(s), BLKDEBUG_EVENT_READ_AIO);
-        return co_node_preadv(qcow2_file(s), m->host, iov, 0);
+        return co_node_preadv(qcow2_data(s), m->host, iov, 0);
     case CLUSTER_COMPRESSED:
         return co_qcow2_read_compressed(s, m->entry,
                                         offset & (s->cluster_size - 1), iov);
@@ -123,14 +123,14 @@ static inline bool in_place(const struct mapping *m)
 static int co_write_in_place(struct qcow2 *s, const struct mapping *m,
                              const struct iov *iov)
 {
-    if (G_UNLIKELY(s->check_overlap &&
+    if (G_UNLIKELY(s->guard_data &&
                    qcow2_meta_overlaps(s, m->host, iov->bytes))) {
         return co_qcow2_corrupt(s, m->host, iov->bytes,
                                 "Preventing invalid write on metadata "
                                 "(overlaps with a table)");
     }
     co_node_debug_event(qcow2_file(s), BLKDEBUG_EVENT_WRITE_AIO);
-    return co_node_pwritev(qcow2_file(s), m->host, iov, 0);
+    return co_node_pwritev(qcow2_data(s), m->host, iov, 0);
 }
 
 int co_qcow2_write_data(struct qcow2 *s, int64_t offset, int64_t bytes,
@@ -186,8 +186,8 @@ static bool co_worth_recursing(struct qcow2 *s)
 {
     if (!s->recurse_known) {
         int64_t allocated = co_node_allocated_size(qcow2_file(s));
-        s->recurse =
-            allocated >= 0 && allocated < qcow2_file(s)->length / 3 * 2;
+        s->recurse = !s->external && allocated >= 0 &&
+                     allocated < qcow2_file(s)->length / 3 * 2;
         s->recurse_known = true;
     }
     return s->recurse;
@@ -228,7 +228,7 @@ int co_qcow2_block_status(struct node *node, bool want_zero, int64_t offset,
     status->bytes = m.bytes;
     switch (m.type) {
     case CLUSTER_UNALLOCATED:
-        status->flags = m.host ? BLOCK_OFFSET_VALID : 0;
+        status->flags = m.placed ? BLOCK_OFFSET_VALID : 0;
         break;
     case CLUSTER_ZERO_PLAIN:
         status->flags = BLOCK_ZERO | BLOCK_ALLOCATED;
@@ -247,6 +247,6 @@ int co_qcow2_block_status(struct node *node, bool want_zero, int64_t offset,
         break;
     }
     status->map = m.host;
-    status->file = qcow2_file(s);
+    status->file = qcow2_data(s);
     return 0;
 }

@@ -25,20 +25,28 @@ void qcow2_decode_entry(const struct qcow2 *s, uint64_t entry,
                         struct mapping *m)
 {
     m->host = entry & QCOW2_OFFSET_MASK;
+    /* The data file has a cluster 0. */
+    m->placed = m->host || (s->external && (entry & QCOW2_COPIED));
     m->copied = entry & QCOW2_COPIED;
     m->entry = entry;
     if (entry & QCOW2_COMPRESSED) {
         m->type = CLUSTER_COMPRESSED;
     } else if ((entry & QCOW2_ZERO) && !s->extended) {
-        m->type = m->host ? CLUSTER_ZERO_ALLOC : CLUSTER_ZERO_PLAIN;
+        m->type = m->placed ? CLUSTER_ZERO_ALLOC : CLUSTER_ZERO_PLAIN;
     } else {
-        m->type = m->host ? CLUSTER_NORMAL : CLUSTER_UNALLOCATED;
+        m->type = m->placed ? CLUSTER_NORMAL : CLUSTER_UNALLOCATED;
     }
 }
 
 int co_qcow2_check_entry(struct qcow2 *s, int64_t offset,
                          const struct mapping *m)
 {
+    if (G_UNLIKELY(s->external)) {
+        int ret = co_qcow2_check_external(s, offset, m);
+        if (ret < 0) {
+            return ret;
+        }
+    }
     if (G_LIKELY(m->type == CLUSTER_COMPRESSED ||
                  (!(m->host & (s->cluster_size - 1)) &&
                   (s->version >= 3 || !(m->entry & QCOW2_ZERO))))) {
@@ -76,7 +84,7 @@ static int co_map_in_slice(struct qcow2 *s, const uint64_t *slice,
         m->bytes = min_i64(m->bytes, bytes);
         return 0;
     }
-    if (!m->host) {
+    if (!m->placed) {
         step = 0;
     } else {
         m->host += in_cluster;

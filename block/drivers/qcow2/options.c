@@ -140,10 +140,6 @@ bool qcow2_check_options(const struct qcow2 *s,
     if (o->encrypt) {
         return error_set(error, "Parameter 'encrypt' is not supported");
     }
-    if (o->data_file) {
-        return error_set(error, "'data-file' can only be set for images with "
-                                "an external data file");
-    }
     return parse_cache_sizes(s, o, &c, error);
 }
 
@@ -168,5 +164,6 @@ bool qcow2_apply_options(struct qcow2 *s,
         mode = check->u.flags.template;
     }
     s->check_overlap = mode != QCOW2_OVERLAP_CHECK_MODE_NONE;
+    s->guard_data = s->check_overlap && !s->external;
     return set_up_caches(s, o, error);
 }

@@ -6,9 +6,10 @@
  * finds clusters through cached L2 slices (cache.c); io.c reads and writes;
  * alloc.c does the writes that need new clusters, refcount.c and reftable.c
  * hand those out; zero.c changes entries without data; free.c and commit.c keep
- * the order in which things become stable; compress.c compresses, pack.c finds
- * room for what comes out, compressed.c expands; repair.c recounts; bitmaps.h
- * tells of stored bitmaps; resize.c and create*.c speak for themselves.
+ * the order in which things become stable; subclusters.c knows extended L2
+ * entries, external.c data files; compress.c compresses, pack.c finds room for
+ * what comes out, compressed.c expands; repair.c recounts; bitmaps.h tells of
+ * stored bitmaps; resize.c and create*.c speak for themselves.
  *
  * Invariants:
  *   - what a table on disk refers to is stable and counted before the table
@@ -72,9 +73,13 @@ static bool settle_read_only(struct node *node, struct node *file,
  * us they do not, so the bits go before the first write. */
 static bool co_clear_autoclear(struct qcow2 *s, GError **error)
 {
-    uint64_t field = htobe64(s->header.autoclear & QCOW2_AUTOCLEAR_KNOWN);
+    uint64_t keep = s->header.autoclear & QCOW2_AUTOCLEAR_KNOWN;
 
-    if (!(s->header.autoclear & ~QCOW2_AUTOCLEAR_KNOWN)) {
+    if (!s->external) {
+        keep &= ~QCOW2_AUTOCLEAR_RAW_DATA;
+    }
+    uint64_t field = htobe64(keep);
+    if (keep == s->header.autoclear) {
         return true;
     }
     int ret =
@@ -128,7 +133,8 @@ static bool co_open_image(struct qcow2 *s,
     s->node->length = s->header.size;
     s->node->limits.pwrite_zeroes_align = INT64_C(1) << s->sub_bits;
     s->node->limits.pdiscard_align = s->cluster_size;
-    if (!co_qcow2_load_tables(s, error) || !qcow2_apply_options(s, o, error)) {
+    if (!co_qcow2_open_data_file(s, o->data_file, error) ||
+        !co_qcow2_load_tables(s, error) || !qcow2_apply_options(s, o, error)) {
         return false;
     }
     co_qcow2_bitmaps_read(s);
@@ -272,6 +278,14 @@ static struct image_info_specific *co_qcow2_query_specific(struct node *node)
         q->lazy_refcounts = s->header.compatible & QCOW2_COMPAT_LAZY_REFCOUNTS;
         q->has_corrupt = true;
         q->corrupt = s->header.incompatible & QCOW2_INCOMPAT_CORRUPT;
+        if (s->external) {
+            const struct header_extension *name =
+                qcow2_extension(s, QCOW2_EXT_DATA_FILE);
+            q->data_file =
+                name ? g_strndup((const char *)name->data, name->bytes) : NULL;
+            q->has_data_file_raw = true;
+            q->data_file_raw = s->external_raw;
+        }
         q->has_extended_l2 = true;
         q->extended_l2 = s->extended;
         qcow2_bitmaps_query(s, q);

@@ -63,6 +63,9 @@ struct qcow2 {
     uint32_t l1_size;
     bool broken; /* found corrupt while running: no more writes */
     bool check_overlap;
+    bool guard_data; /* check_overlap, and data and metadata share a file */
+    bool external, external_raw; /* see external.c */
+    const struct edge *data;     /* where guest data are: file, or data-file */
     struct hbitmap *meta; /* by host offset: clusters that hold metadata */
     unsigned grace_now;   /* generation of new requests: 0 or 1 */
     unsigned grace_in_flight[2];
@@ -115,6 +118,12 @@ static inline struct node *qcow2_file(const struct qcow2 *s)
     return s->node->file->child;
 }
 
+/* What the guest's data lie in; the same, but for an external data file. */
+static inline struct node *qcow2_data(const struct qcow2 *s)
+{
+    return s->data->child;
+}
+
 enum free_stage {
     FREE_PENDING,  /* out of the L2 slice in memory */
     FREE_STABLE,   /* out of the L2 table on disk */
@@ -135,8 +144,9 @@ enum cluster_type {
 struct mapping {
     enum cluster_type type;
     bool copied;    /* nobody else refers to the cluster at host */
-    int64_t host;   /* byte offset, contiguous; 0: none. An unallocated
-                       subcluster has one if its cluster is allocated */
+    bool placed;    /* has a place in the file; an unallocated subcluster has
+                       if its cluster is allocated */
+    int64_t host;   /* that place: byte offset, contiguous */
     uint64_t entry; /* COMPRESSED: the L2 entry; the run ends with it */
     int64_t bytes;
 };
@@ -230,6 +240,20 @@ static inline int64_t qcow2_slice_bytes(const struct qcow2 *s)
 {
     return INT64_C(1) << (s->cluster_bits + s->slice_bits);
 }
+
+/* ---- external.c: a data file ---- */
+/* Sets s->data; ref is the option, or NULL. */
+bool co_qcow2_open_data_file(struct qcow2 *s, const struct blockdev_ref *ref,
+                             GError **error);
+/* As co_qcow2_check_entry(), for what only such an image must not have. */
+int co_qcow2_check_external(struct qcow2 *s, int64_t offset,
+                            const struct mapping *m);
+/* What keeps a raw data file equal to the disk. */
+int co_qcow2_external_zeroes(struct qcow2 *s, int64_t offset, int64_t bytes,
+                             unsigned flags);
+/* Gives the storage of clusters back that L2 tables let go. */
+void co_qcow2_external_discard(struct qcow2 *s, int64_t offset, int64_t bytes,
+                               enum free_kind kind);
 
 /* ---- subclusters.c: extended L2 entries ---- */
 /* As co_qcow2_map(), in a slice. */
@@ -328,6 +352,8 @@ int co_qcow2_make_refcount_block(struct qcow2 *s, int64_t cluster,
                                  int64_t home);
 
 /* ---- commit.c, free.c ---- */
+/* Makes all that was written stable, guest data first. */
+int co_qcow2_flush_files(struct qcow2 *s);
 /* Metadata to the file in safe order: what they refer to is stable first. */
 int co_qcow2_commit(struct qcow2 *s);
 int co_qcow2_commit_locked(struct qcow2 *s);

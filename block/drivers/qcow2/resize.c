@@ -193,6 +193,10 @@ static bool co_grow(struct qcow2 *s, int64_t old, int64_t size, GError **error)
         (void)co_unmap_behind(s, old, size);
         return false;
     }
+    if (s->external && !co_node_truncate(qcow2_data(s), size, false,
+                                         PREALLOC_MODE_OFF, 0, error)) {
+        return false;
+    }
     ret = co_set_size(s, size);
     return ret == 0 ||
            error_set_errno(error, ret, "Failed to update the image size");
@@ -208,8 +212,11 @@ static bool co_shrink(struct qcow2 *s, int64_t old, int64_t size,
                                "clusters");
     }
     ret = co_set_size(s, size);
-    return ret == 0 ||
-           error_set_errno(error, ret, "Failed to update the image size");
+    if (ret < 0) {
+        return error_set_errno(error, ret, "Failed to update the image size");
+    }
+    return !s->external || co_node_truncate(qcow2_data(s), size, false,
+                                            PREALLOC_MODE_OFF, 0, error);
 }
 
 bool co_qcow2_truncate(struct node *node, int64_t size, bool exact,

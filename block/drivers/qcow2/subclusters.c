@@ -50,13 +50,13 @@ uint32_t qcow2_subcluster_mask(const struct qcow2 *s, int64_t offset,
 static bool subcluster_type(const struct mapping *cluster, bool allocated,
                             bool zero, enum cluster_type *type)
 {
-    if (allocated && (zero || !cluster->host)) {
+    if (allocated && (zero || !cluster->placed)) {
         return false;
     }
-    *type = allocated       ? CLUSTER_NORMAL
-            : !zero         ? CLUSTER_UNALLOCATED
-            : cluster->host ? CLUSTER_ZERO_ALLOC
-                            : CLUSTER_ZERO_PLAIN;
+    *type = allocated         ? CLUSTER_NORMAL
+            : !zero           ? CLUSTER_UNALLOCATED
+            : cluster->placed ? CLUSTER_ZERO_ALLOC
+                              : CLUSTER_ZERO_PLAIN;
     return true;
 }
 
@@ -115,15 +115,16 @@ int co_qcow2_map_subclusters(struct qcow2 *s, struct meta_entry *slice,
     int64_t next_host = align_down(m->host, s->cluster_size);
     while (whole && m->type != CLUSTER_COMPRESSED && run < bytes && ++i < end) {
         struct mapping n;
-        next_host += m->host ? s->cluster_size : 0;
+        next_host += m->placed ? s->cluster_size : 0;
         if (!map_one(s, qcow2_entry_at(s, slice->data, i), 0, &n) ||
-            n.type != m->type || n.copied != m->copied || n.host != next_host) {
+            n.type != m->type || n.copied != m->copied ||
+            n.placed != m->placed || n.host != next_host) {
             break;
         }
         run += n.bytes;
         whole = n.bytes == s->cluster_size;
     }
-    if (m->host && m->type != CLUSTER_COMPRESSED) {
+    if (m->placed && m->type != CLUSTER_COMPRESSED) {
         m->host += offset & (s->cluster_size - 1);
     }
     m->bytes = min_i64(run, bytes);

@@ -154,7 +154,7 @@ static bool co_survey_l2(struct survey *v, uint64_t offset, GError **error)
             qcow2_compressed_extent(s, m.entry, &host, &bytes);
         } else {
             host = m.host;
-            bytes = m.host ? s->cluster_size : 0;
+            bytes = m.host && !s->external ? s->cluster_size : 0;
         }
         if (!refer(v, "Data cluster", host, bytes, error) ||
             !co_check_cluster(v, &m, host, error)) {

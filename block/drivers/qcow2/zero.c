@@ -43,43 +43,44 @@ static void store_words(const struct qcow2 *s, uint64_t *at, struct words w)
 /* mask: the subclusters that change. */
 static bool new_subclusters(enum change change, bool compressed,
                             const struct words *old, uint32_t mask,
-                            struct words *new)
+                            struct words *next)
 {
     if (mask == UINT32_MAX) {
         bool keep = change == CHANGE_ZERO && !compressed;
-        *new = (struct words){keep ? old->entry : 0, QCOW2_BITMAP_ZEROES};
+        *next = (struct words){keep ? old->entry : 0, QCOW2_BITMAP_ZEROES};
         return true;
     }
-    new->bitmap = (old->bitmap & ~(uint64_t)mask) | (uint64_t)mask << 32;
+    next->bitmap = (old->bitmap & ~(uint64_t)mask) | (uint64_t)mask << 32;
     return !compressed && change != CHANGE_DISCARD;
 }
 
 /* False if the format has no entry that reads as zeroes there. */
 static bool new_words(const struct qcow2 *s, enum change change,
-                      const struct words *old, uint32_t mask, struct words *new)
+                      const struct words *old, uint32_t mask,
+                      struct words *next)
 {
     struct mapping m;
     bool backing = s->node->backing;
 
     qcow2_decode_entry(s, old->entry, &m);
-    *new = *old;
+    *next = *old;
     if (change == CHANGE_UNMAP) {
-        *new = (struct words){0};
+        *next = (struct words){0};
         return true;
     }
     if (m.type == CLUSTER_UNALLOCATED && !old->bitmap && !backing) {
         return true;
     }
     if (s->version < 3) {
-        new->entry = 0;
+        next->entry = 0;
         return change != CHANGE_ZERO && !backing;
     }
     bool compressed = m.type == CLUSTER_COMPRESSED;
     if (s->extended) {
-        return new_subclusters(change, compressed, old, mask, new);
+        return new_subclusters(change, compressed, old, mask, next);
     }
     bool keep = change == CHANGE_ZERO && !compressed;
-    new->entry = keep ? old->entry | QCOW2_ZERO : QCOW2_ZERO;
+    next->entry = keep ? old->entry | QCOW2_ZERO : QCOW2_ZERO;
     return true;
 }
 
@@ -87,7 +88,7 @@ static bool new_words(const struct qcow2 *s, enum change change,
  * its cluster. */
 static bool plan_change(const struct qcow2 *s, struct meta_entry *slice,
                         int64_t at, int64_t end, enum change change,
-                        struct words *old, struct words *new)
+                        struct words *old, struct words *next)
 {
     int64_t cluster_end = align_down(at, s->cluster_size) + s->cluster_size;
     uint32_t mask =
@@ -96,22 +97,22 @@ static bool plan_change(const struct qcow2 *s, struct meta_entry *slice,
 
     *old =
         load_words(s, qcow2_entry_at(s, slice->data, qcow2_slice_index(s, at)));
-    return new_words(s, change, old, mask, new);
+    return new_words(s, change, old, mask, next);
 }
 
 /* The entries of [offset, end), all in the slice. */
 static int change_entries(struct qcow2 *s, struct meta_entry *slice,
                           int64_t offset, int64_t end, enum change change)
 {
-    struct words old, new;
+    struct words old, next;
     bool any = false;
 
     for (int64_t at = offset; at < end;
          at = align_down(at, s->cluster_size) + s->cluster_size) {
-        if (!plan_change(s, slice, at, end, change, &old, &new)) {
+        if (!plan_change(s, slice, at, end, change, &old, &next)) {
             return -ENOTSUP;
         }
-        any = any || old.entry != new.entry || old.bitmap != new.bitmap;
+        any = any || old.entry != next.entry || old.bitmap != next.bitmap;
     }
     if (!any) {
         return 0;
@@ -119,14 +120,76 @@ static int change_entries(struct qcow2 *s, struct meta_entry *slice,
     meta_entry_change(&s->l2, slice);
     for (int64_t at = offset; at < end;
          at = align_down(at, s->cluster_size) + s->cluster_size) {
-        (void)plan_change(s, slice, at, end, change, &old, &new);
+        (void)plan_change(s, slice, at, end, change, &old, &next);
         store_words(s, qcow2_entry_at(s, slice->data, qcow2_slice_index(s, at)),
-                    new);
-        if (old.entry != new.entry && !(new.entry &QCOW2_OFFSET_MASK)) {
+                    next);
+        if (old.entry != next.entry &&
+            !(next.entry & (QCOW2_OFFSET_MASK | QCOW2_COPIED))) {
             qcow2_free_entry_later(s, old.entry, FREE_REQUEST);
         }
     }
     return 0;
+}
+
+/* Makes the slice at offset present and writable, when no allocation in flight
+ * touches the range; *slice is NULL if nothing is to be changed. */
+static int co_slice_alone(struct qcow2 *s, int64_t offset, int64_t bytes,
+                          enum change change, struct meta_entry **slice)
+{
+    int ret;
+
+    do {
+        ret = co_qcow2_slice_if_any(s, offset, slice);
+        if (ret < 0) {
+            return ret;
+        }
+        bool nothing = change == CHANGE_UNMAP || !s->node->backing;
+        if (!*slice && nothing) {
+            /* An allocation in flight makes its table first. */
+            return 0;
+        }
+        if (!*slice && s->version < 3) {
+            return -ENOTSUP;
+        }
+        ret = co_qcow2_slice_for_write(s, offset, slice);
+        if (ret < 0) {
+            return ret;
+        }
+    } while (co_qcow2_wait_allocation(s, offset, bytes));
+    return 0;
+}
+
+/* The same with a data file. What happens there happens as an allocation in
+ * flight, so that no write gets in between. */
+static int co_change_external(struct qcow2 *s, int64_t offset, int64_t bytes,
+                              enum change change)
+{
+    bool unmap = change != CHANGE_ZERO, data = change != CHANGE_UNMAP;
+    struct allocation a = {.offset = align_down(offset, s->cluster_size),
+                           .end = align_up(offset + bytes, s->cluster_size)};
+    struct meta_entry *slice;
+
+    while (co_qcow2_wait_allocation(s, a.offset, a.end - a.offset)) {
+    }
+    qcow2_allocation_begin(s, &a);
+    int ret = data ? co_qcow2_external_zeroes(s, offset, bytes,
+                                              unmap ? REQ_MAY_UNMAP : 0)
+                   : 0;
+    if (ret == 0) {
+        ret = co_qcow2_slice_if_any(s, offset, &slice);
+    }
+    if (ret == 0 && (slice || (data && s->node->backing))) {
+        ret = co_qcow2_slice_for_write(s, offset, &slice);
+        if (ret == 0) {
+            ret = change_entries(s, slice, offset, offset + bytes, change);
+        }
+    }
+    if (ret == 0 && unmap && data &&
+        is_aligned(offset | bytes, s->cluster_size)) {
+        co_qcow2_external_discard(s, offset, bytes, FREE_REQUEST);
+    }
+    qcow2_allocation_end(s, &a);
+    return ret;
 }
 
 /* The part of [offset, end) in one slice; *n is its length. */
@@ -136,27 +199,15 @@ static int co_change_in_slice(struct qcow2 *s, int64_t offset, int64_t end,
     int64_t slice_bytes = qcow2_slice_bytes(s);
     int64_t slice_end = align_down(offset, slice_bytes) + slice_bytes;
     struct meta_entry *slice;
-    int ret;
 
     *n = min_i64(end, slice_end) - offset;
-    do {
-        ret = co_qcow2_slice_if_any(s, offset, &slice);
-        if (ret < 0) {
-            return ret;
-        }
-        bool nothing = change == CHANGE_UNMAP || !s->node->backing;
-        if (!slice && nothing) {
-            /* An allocation in flight makes its table first. */
-            return 0;
-        }
-        if (!slice && s->version < 3) {
-            return -ENOTSUP;
-        }
-        ret = co_qcow2_slice_for_write(s, offset, &slice);
-        if (ret < 0) {
-            return ret;
-        }
-    } while (co_qcow2_wait_allocation(s, offset, *n));
+    if (s->external) {
+        return co_change_external(s, offset, *n, change);
+    }
+    int ret = co_slice_alone(s, offset, *n, change, &slice);
+    if (ret < 0 || !slice) {
+        return ret;
+    }
     return change_entries(s, slice, offset, offset + *n, change);
 }
 
