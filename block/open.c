@@ -47,6 +47,7 @@ struct node *co_open_node(const struct blockdev_options *options,
     node->opened_for = opened_for;
     node->ready_file = ready_file;
     node->options = blockdev_options_clone(options);
+    node->for_check = defaults->check;
     struct node_settings settings;
     if (!node_settings_compute(options, defaults, &settings, error)) {
         co_node_discard(node);

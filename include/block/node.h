@@ -66,6 +66,7 @@ struct node {
     bool force_share;        /* option: lock nothing */
     bool auto_read_only;     /* option */
     bool no_backing;         /* the backing file that it names is not open */
+    bool for_check;          /* see struct open_defaults */
     bool cache_direct;
     char *backing_filename;           /* as the image stores it, or NULL */
     char *backing_format;             /* as the image stores it, or NULL */
@@ -111,6 +112,8 @@ struct open_defaults {
     bool read_only, auto_read_only, force_share;
     bool cache_direct, no_flush, discard_unmap;
     bool no_backing; /* what the image names stays closed */
+    bool check; /* nothing but a check will be done: nothing is refused or
+                   repaired because the image is damaged, nothing is marked */
 };
 
 /* Changes the options of open nodes, which their node-names pick, all at once

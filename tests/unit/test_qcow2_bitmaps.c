@@ -429,7 +429,7 @@ struct reports {
 };
 
 static void collect(struct check_report *check, enum check_report_kind kind,
-                    const char *message)
+                    bool fixed, const char *message)
 {
     struct reports *r = (struct reports *)check;
 

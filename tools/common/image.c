@@ -350,6 +350,7 @@ struct node *co_image_open(const struct image_open *how, bool *writethrough,
     add_program_options(pairs, how);
     qapi_auto(blockdev_options) options =
         co_image_options(pairs, writethrough ? writethrough : &ignored, error);
-    const struct open_defaults defaults = {.no_backing = how->no_backing};
+    const struct open_defaults defaults = {.no_backing = how->no_backing,
+                                           .check = how->check};
     return options ? co_node_open_with(options, &defaults, error) : NULL;
 }

@@ -38,6 +38,7 @@ struct image_open {
     const char *cache, *aio, *discard;
     bool writable, force_share;
     bool resize;     /* with writable: the size may change */
+    bool check;      /* as it is, however damaged; see struct open_defaults */
     bool steady;     /* nobody else may write to it meanwhile */
     bool image_opts; /* filename is a list of options */
     bool no_backing; /* whatever the image names stays closed */

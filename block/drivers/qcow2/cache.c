@@ -221,6 +221,14 @@ void meta_cache_drop(struct meta_cache *c, uint64_t key)
     entry_free(e);
 }
 
+void meta_cache_forget(struct meta_cache *c)
+{
+    while (c->entries->len) {
+        const struct meta_entry *e = g_ptr_array_index(c->entries, 0);
+        meta_cache_drop(c, e->key);
+    }
+}
+
 /* ---- changes and writes -------------------------------------------------- */
 
 static void mark_dirty(struct meta_cache *c, struct meta_entry *e)

@@ -138,9 +138,10 @@ static bool co_open_image(struct qcow2 *s,
         return false;
     }
     co_qcow2_bitmaps_read(s);
-    return (s->node->read_only || co_qcow2_prepare_writing(s, error)) &&
+    return (s->node->read_only || s->node->for_check ||
+            co_qcow2_prepare_writing(s, error)) &&
            co_node_open_backing(s->node, o->backing, error) &&
-           co_qcow2_bitmaps_open(s, error);
+           (s->node->for_check || co_qcow2_bitmaps_open(s, error));
 }
 
 static bool co_qcow2_open(struct node *node,
@@ -191,7 +192,7 @@ static void co_qcow2_close(struct node *node)
 
     if (!node->read_only && !s->broken) {
         g_autoptr(GError) error = NULL;
-        if (!co_qcow2_bitmaps_store(s, &error)) {
+        if (!node->for_check && !co_qcow2_bitmaps_store(s, &error)) {
             g_warning("qcow2: closing '%s', its bitmaps are lost: %s",
                       node->name, error->message);
         }

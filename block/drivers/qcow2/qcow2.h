@@ -183,6 +183,8 @@ bool qcow2_apply_options(struct qcow2 *s,
 
 /* ---- tables.c: L1 and refcount table in memory ---- */
 bool co_qcow2_load_tables(struct qcow2 *s, GError **error);
+/* Reads them again, and what holds metadata. On failure the old ones stay. */
+bool co_qcow2_reload_tables(struct qcow2 *s, GError **error);
 void qcow2_free_tables(struct qcow2 *s);
 /* Notes that [offset, offset + bytes) holds (no longer holds) metadata. */
 void qcow2_meta_add(struct qcow2 *s, int64_t offset, int64_t bytes);

@@ -33,14 +33,16 @@ static int co_add_block(struct survey *v, int64_t cluster)
     co_mutex_unlock(&s->alloc_lock);
     if (ret == 0) {
         *qcow2_survey_count(v, home, true) = 1;
+        v->end = max_i64(v->end, home + 1);
+        qcow2_survey_forget_refcounts(v);
     }
     return ret;
 }
 
-static int co_set_count(struct survey *v, int64_t cluster, uint32_t want)
+int co_qcow2_set_refcount(struct survey *v, int64_t cluster, uint32_t want)
 {
     uint64_t now;
-    int ret = co_qcow2_refcount(v->s, cluster, &now);
+    int ret = co_qcow2_survey_refcount(v, cluster, &now);
 
     if (ret < 0 || now == want) {
         return ret;
@@ -75,7 +77,7 @@ static int co_count_used(struct survey *v)
         for (int64_t c = first;
              ret == 0 && c < first + (1 << SURVEY_COUNTS_BITS); c++) {
             uint32_t want = qcow2_survey_count_at(v, c);
-            ret = want ? co_set_count(v, c, want) : 0;
+            ret = want ? co_qcow2_set_refcount(v, c, want) : 0;
         }
     }
     return ret;
@@ -94,7 +96,7 @@ static int co_uncount_unused(struct survey *v)
         for (int64_t c = i * per_block; ret == 0 && c < (i + 1) * per_block;
              c++) {
             if (!qcow2_survey_count_at(v, c)) {
-                ret = co_set_count(v, c, 0);
+                ret = co_qcow2_set_refcount(v, c, 0);
             }
         }
     }

@@ -1,11 +1,13 @@
 /*
- * Reading all that refers to clusters, to count it.
+ * Reading all that refers to clusters, to count it; L1 and L2 tables are
+ * survey_tables.c's.
  */
 #include "block/drivers/qcow2/survey.h"
 
 #include <endian.h>
 #include <errno.h>
 #include <inttypes.h>
+#include <string.h>
 #include "block/check_report.h"
 #include "util/error.h"
 
@@ -13,40 +15,89 @@ bool qcow2_survey_init(struct survey *v, struct qcow2 *s)
 {
     *v = (struct survey){
         .s = s,
+        .count = true,
         .counts = g_hash_table_new_full(NULL, NULL, NULL, g_free),
         .clusters = div_round_up(qcow2_file(s)->length, s->cluster_size),
-        .table = io_buffer_try_alloc(qcow2_file(s), s->cluster_size),
+        .counts_at = -1,
+        .refs = g_try_malloc(s->rb.slice_size),
+        .refs_at = -1,
     };
-    return v->table;
+    return v->refs;
 }
 
 void qcow2_survey_clear(struct survey *v)
 {
-    io_buffer_free(v->table);
+    g_free(v->refs);
     g_hash_table_destroy(v->counts);
 }
 
-uint32_t *qcow2_survey_count(const struct survey *v, int64_t cluster, bool make)
+uint32_t *qcow2_survey_count(struct survey *v, int64_t cluster, bool make)
 {
-    gpointer key = GSIZE_TO_POINTER((gsize)(cluster >> SURVEY_COUNTS_BITS));
-    struct survey_counts *c = g_hash_table_lookup(v->counts, key);
+    int64_t at = cluster >> SURVEY_COUNTS_BITS;
 
-    if (!c && make) {
-        c = g_new0(struct survey_counts, 1);
-        g_hash_table_insert(v->counts, key, c);
+    if (at != v->counts_at || (make && !v->counts_now)) {
+        gpointer key = GSIZE_TO_POINTER((gsize)at);
+        v->counts_at = at;
+        v->counts_now = g_hash_table_lookup(v->counts, key);
+        if (!v->counts_now && make) {
+            v->counts_now = g_new0(struct survey_counts, 1);
+            g_hash_table_insert(v->counts, key, v->counts_now);
+        }
     }
-    return c ? &c->n[cluster & ((1 << SURVEY_COUNTS_BITS) - 1)] : NULL;
+    return v->counts_now
+               ? &v->counts_now->n[cluster & ((1 << SURVEY_COUNTS_BITS) - 1)]
+               : NULL;
 }
 
-uint32_t qcow2_survey_count_at(const struct survey *v, int64_t cluster)
+uint32_t qcow2_survey_count_at(struct survey *v, int64_t cluster)
 {
     const uint32_t *n = qcow2_survey_count(v, cluster, false);
     return n ? *n : 0;
 }
 
-/* The survey goes on if what is wrong is only told. */
-static bool G_GNUC_PRINTF(3, 4)
-    qcow2_survey_wrong(struct survey *v, GError **error, const char *fmt, ...)
+void qcow2_survey_forget_refcounts(struct survey *v)
+{
+    v->refs_at = -1;
+}
+
+/* Copies the slice that counts cluster. */
+static int co_load_refs(struct survey *v, int64_t cluster)
+{
+    struct qcow2 *s = v->s;
+    struct meta_entry *slice = NULL;
+    int64_t i = cluster >> s->rb_bits;
+    uint64_t block = i < s->rt_size ? s->rt[i] & QCOW2_REFTABLE_MASK : 0;
+
+    /* What cannot be a block is not looked at: the image is not marked. */
+    if (block & (uint64_t)(s->cluster_size - 1)) {
+        return -EIO;
+    }
+    co_mutex_lock(&s->alloc_lock);
+    int ret = block ? co_qcow2_refcount_slice(s, cluster, &slice) : 0;
+    if (slice) {
+        memcpy(v->refs, slice->data, s->rb.slice_size);
+    } else {
+        memset(v->refs, 0, s->rb.slice_size);
+    }
+    co_mutex_unlock(&s->alloc_lock);
+    return ret;
+}
+
+int co_qcow2_survey_refcount(struct survey *v, int64_t cluster, uint64_t *value)
+{
+    struct qcow2 *s = v->s;
+    int64_t at = cluster >> s->rslice_bits;
+
+    if (at != v->refs_at) {
+        v->refs_error = co_load_refs(v, cluster);
+        v->refs_at = at;
+    }
+    *value = s->refcount_get(
+        v->refs, (uint64_t)cluster & ((UINT64_C(1) << s->rslice_bits) - 1));
+    return v->refs_error;
+}
+
+bool qcow2_survey_wrong(struct survey *v, GError **error, const char *fmt, ...)
 {
     va_list ap;
 
@@ -60,9 +111,8 @@ static bool G_GNUC_PRINTF(3, 4)
     return true;
 }
 
-/* One more reference to each cluster of the range; it must be in the file. */
-static bool refer(struct survey *v, const char *what, uint64_t offset,
-                  uint64_t bytes, GError **error)
+bool qcow2_survey_refer(struct survey *v, uint64_t offset, uint64_t bytes,
+                        GError **error)
 {
     unsigned bits = v->s->cluster_bits;
 
@@ -72,111 +122,16 @@ static bool refer(struct survey *v, const char *what, uint64_t offset,
     if (offset > (uint64_t)QCOW2_MAX_HOST_OFFSET ||
         (int64_t)((offset + bytes - 1) >> bits) >= v->clusters) {
         return qcow2_survey_wrong(v, error,
-                                  "%s at offset %#" PRIx64
-                                  " lies beyond the end of the file",
-                                  what, offset);
+                                  "counting reference for region exceeding the "
+                                  "end of the file by one cluster or more: "
+                                  "offset 0x%" PRIx64 " size 0x%" PRIx64,
+                                  offset, bytes);
     }
-    for (uint64_t c = offset >> bits; c <= (offset + bytes - 1) >> bits; c++) {
+    int64_t last = (int64_t)((offset + bytes - 1) >> bits);
+    for (int64_t c = (int64_t)(offset >> bits); c <= last; c++) {
         (*qcow2_survey_count(v, c, true))++;
     }
-    return true;
-}
-
-/* What only a check looks at: an entry says whether its cluster may be written
- * in place, and so must be right about it. */
-static bool co_check_copied(struct survey *v, const char *what, uint64_t entry,
-                            GError **error)
-{
-    uint64_t refcount, host = entry & QCOW2_OFFSET_MASK;
-
-    if (!v->check || !v->active || !host) {
-        return true;
-    }
-    int ret = co_qcow2_refcount(v->s, (int64_t)(host >> v->s->cluster_bits),
-                                &refcount);
-    if (ret < 0) {
-        return error_set_errno(error, ret, "Could not read refcount");
-    }
-    if ((refcount == 1) != !!(entry & QCOW2_COPIED)) {
-        check_report_add(v->check, CHECK_REPORT_ERROR,
-                         "OFLAG_COPIED %s=%" PRIx64 " refcount=%" PRIu64, what,
-                         entry, refcount);
-    }
-    return true;
-}
-
-static bool co_check_cluster(struct survey *v, const struct mapping *m,
-                             int64_t host, GError **error)
-{
-    struct check_report *c = v->check;
-    bool compressed = m->type == CLUSTER_COMPRESSED;
-
-    if (!c || !host) {
-        return true;
-    }
-    if (v->active) {
-        c->allocated++;
-        c->compressed += compressed;
-        c->fragmented += compressed || (v->next && host != v->next);
-        v->next = compressed ? 0 : host + v->s->cluster_size;
-    }
-    if (compressed) {
-        return true;
-    }
-    if (host & (v->s->cluster_size - 1)) {
-        check_report_add(c, CHECK_REPORT_ERROR,
-                         "offset=%" PRIx64
-                         ": Cluster is not properly aligned; L2 entry "
-                         "corrupted.",
-                         host);
-    }
-    return co_check_copied(v, "data cluster: l2_entry", m->entry, error);
-}
-
-static bool co_survey_l2(struct survey *v, uint64_t offset, GError **error)
-{
-    struct qcow2 *s = v->s;
-
-    if (!refer(v, "L2 table", offset, s->cluster_size, error)) {
-        return false;
-    }
-    int ret =
-        co_node_pread(qcow2_file(s), offset, v->table, s->cluster_size, 0);
-    if (ret < 0) {
-        return error_set_errno(error, ret, "Could not read L2 table");
-    }
-    v->next = 0; /* where tables lie is no matter of fragments */
-    for (int64_t i = 0; i < s->cluster_size / 8; i += 1 << s->extended) {
-        struct mapping m;
-        int64_t host, bytes;
-        qcow2_decode_entry(s, be64toh(v->table[i]), &m);
-        if (m.type == CLUSTER_COMPRESSED) {
-            qcow2_compressed_extent(s, m.entry, &host, &bytes);
-        } else {
-            host = m.host;
-            bytes = m.host && !s->external ? s->cluster_size : 0;
-        }
-        if (!refer(v, "Data cluster", host, bytes, error) ||
-            !co_check_cluster(v, &m, host, error)) {
-            return false;
-        }
-    }
-    return true;
-}
-
-static bool co_survey_l1(struct survey *v, const uint64_t *l1, uint32_t n,
-                         uint64_t offset, GError **error)
-{
-    if (!refer(v, "L1 table", offset, (uint64_t)n * 8, error)) {
-        return false;
-    }
-    for (uint32_t i = 0; i < n; i++) {
-        uint64_t l2 = l1[i] & QCOW2_OFFSET_MASK;
-        if (l2 && !(co_check_copied(v, "L2 cluster: l1_entry", l1[i], error) &&
-                    co_survey_l2(v, l2, error))) {
-            return false;
-        }
-    }
+    v->end = max_i64(v->end, last + 1);
     return true;
 }
 
@@ -214,7 +169,7 @@ static bool co_survey_snapshot(struct survey *v, const struct disk_snapshot *d,
         for (uint32_t i = 0; i < n; i++) {
             l1[i] = be64toh(l1[i]);
         }
-        ok = co_survey_l1(v, l1, n, offset, error);
+        ok = co_qcow2_survey_l1(v, l1, n, offset, error);
     }
     io_buffer_free(l1);
     return ok;
@@ -241,14 +196,52 @@ static bool co_survey_snapshots(struct survey *v, GError **error)
             return error_set(error, "Snapshot table too large");
         }
     }
-    return refer(v, "Snapshot table", h->snapshots_offset,
-                 at - h->snapshots_offset, error);
+    return qcow2_survey_refer(v, h->snapshots_offset, at - h->snapshots_offset,
+                              error);
 }
 
 static bool refer_bitmap(void *opaque, const char *what, uint64_t offset,
                          uint64_t bytes, GError **error)
 {
-    return refer(opaque, what, offset, bytes, error);
+    return qcow2_survey_refer(opaque, offset, bytes, error);
+}
+
+/* ---- refcount blocks ----------------------------------------------------- */
+
+/* A block that is not where it can be, or is something else too, is no base to
+ * repair anything on. */
+static bool refer_block(struct survey *v, uint32_t i, GError **error)
+{
+    struct qcow2 *s = v->s;
+    uint64_t entry = v->s->rt[i], block = entry & QCOW2_REFTABLE_MASK;
+    bool reserved = entry & ~QCOW2_REFTABLE_MASK;
+    bool unaligned = block & (uint64_t)(s->cluster_size - 1);
+
+    if (reserved || unaligned ||
+        (block >> s->cluster_bits) >= (uint64_t)v->clusters) {
+        /* One outside counts nothing that is inside. */
+        v->rebuild = v->rebuild || reserved || unaligned ||
+                     (v->check && v->check->fix_errors);
+        v->block_errors++;
+        return qcow2_survey_wrong(
+            v, error, "refcount %s %" PRIu32 " %s",
+            reserved ? "table entry" : "block", i,
+            reserved    ? "has reserved bits set"
+            : unaligned ? "is not cluster aligned; refcount table entry "
+                          "corrupted"
+                        : "is outside image");
+    }
+    if (!qcow2_survey_refer(v, block, s->cluster_size, error)) {
+        return false;
+    }
+    uint32_t n = qcow2_survey_count_at(v, (int64_t)(block >> s->cluster_bits));
+    if (n != 1) {
+        v->rebuild = true;
+        v->block_errors++;
+        return qcow2_survey_wrong(
+            v, error, "refcount block %" PRIu32 " refcount=%" PRIu32, i, n);
+    }
+    return true;
 }
 
 /* ---- everything ---------------------------------------------------------- */
@@ -257,25 +250,22 @@ bool co_qcow2_survey(struct survey *v, GError **error)
 {
     struct qcow2 *s = v->s;
 
-    if (!refer(v, "Header", 0, s->cluster_size, error) ||
-        !refer(v, "Refcount table", s->header.refcount_table_offset,
-               (uint64_t)s->rt_size * 8, error)) {
+    if (!qcow2_survey_refer(v, 0, s->cluster_size, error)) {
         return false;
     }
-    for (uint32_t i = 0; i < s->rt_size; i++) {
-        uint64_t block = s->rt[i] & QCOW2_REFTABLE_MASK;
-        if (block &&
-            !refer(v, "Refcount block", block, s->cluster_size, error)) {
-            return false;
-        }
-    }
     v->active = true;
-    bool ok =
-        co_survey_l1(v, s->l1, s->l1_size, s->header.l1_table_offset, error);
+    bool ok = co_qcow2_survey_l1(v, s->l1, s->l1_size,
+                                 s->header.l1_table_offset, error);
     v->active = false;
     if (ok && v->check) {
         qcow2_bitmaps_report(s, v->check);
     }
-    return ok && qcow2_bitmaps_walk(s, refer_bitmap, v, error) &&
-           co_survey_snapshots(v, error);
+    ok = ok && qcow2_bitmaps_walk(s, refer_bitmap, v, error) &&
+         co_survey_snapshots(v, error) &&
+         qcow2_survey_refer(v, s->header.refcount_table_offset,
+                            (uint64_t)s->rt_size * 8, error);
+    for (uint32_t i = 0; ok && i < s->rt_size; i++) {
+        ok = !s->rt[i] || refer_block(v, i, error);
+    }
+    return ok;
 }

@@ -141,6 +141,29 @@ bool co_qcow2_load_tables(struct qcow2 *s, GError **error)
     return s->rt && build_meta(s, error);
 }
 
+bool co_qcow2_reload_tables(struct qcow2 *s, GError **error)
+{
+    uint64_t *l1 = s->l1, *rt = s->rt;
+    struct hbitmap *meta = s->meta;
+    uint32_t rt_size = s->rt_size;
+
+    s->l1 = s->rt = NULL;
+    s->meta = NULL;
+    bool ok = co_qcow2_load_tables(s, error);
+    if (ok) {
+        io_buffer_free(l1);
+        io_buffer_free(rt);
+        hbitmap_free(meta);
+    } else {
+        qcow2_free_tables(s);
+        s->l1 = l1;
+        s->rt = rt;
+        s->meta = meta;
+        s->rt_size = rt_size;
+    }
+    return ok;
+}
+
 void qcow2_free_tables(struct qcow2 *s)
 {
     io_buffer_free(s->l1);
