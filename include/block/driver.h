@@ -127,6 +127,9 @@ struct block_driver {
      * image. The graph stays as it is. */
     bool (*co_change_backing)(struct node *node, const char *file,
                               const char *format, GError **error);
+    /* Changes the options of an existing image, "compat=0.10,size=4G"; while
+     * nobody else writes to the node. */
+    bool (*co_amend)(struct node *node, const char *options, GError **error);
     /* Lets go of everything that this layer holds, so that all of it comes
      * from the backing file. */
     int (*co_make_empty)(struct node *node);

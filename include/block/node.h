@@ -112,8 +112,9 @@ struct open_defaults {
     bool read_only, auto_read_only, force_share;
     bool cache_direct, no_flush, discard_unmap;
     bool no_backing; /* what the image names stays closed */
-    bool check; /* nothing but a check will be done: nothing is refused or
-                   repaired because the image is damaged, nothing is marked */
+    /* Nothing but a check will be done: nothing is refused or repaired because
+     * the image is damaged, nothing is marked. */
+    bool check;
 };
 
 /* Changes the options of open nodes, which their node-names pick, all at once

@@ -23,8 +23,8 @@ struct subcommand {
     int (*run)(int argc, char **argv);
 };
 
-extern const struct subcommand cmd_bench, cmd_bitmap, cmd_check, cmd_commit,
-    cmd_compare, cmd_convert, cmd_create, cmd_dd, cmd_info, cmd_map,
+extern const struct subcommand cmd_amend, cmd_bench, cmd_bitmap, cmd_check,
+    cmd_commit, cmd_compare, cmd_convert, cmd_create, cmd_dd, cmd_info, cmd_map,
     cmd_measure, cmd_rebase, cmd_resize;
 
 /* Prints the subcommand's help to standard output; returns 0. */

@@ -8,9 +8,9 @@
 #include <string.h>
 
 static const struct subcommand *const subcommands[] = {
-    &cmd_bench,   &cmd_bitmap, &cmd_check,  &cmd_commit, &cmd_compare,
-    &cmd_convert, &cmd_create, &cmd_dd,     &cmd_info,   &cmd_map,
-    &cmd_measure, &cmd_rebase, &cmd_resize,
+    &cmd_amend,   &cmd_bench,   &cmd_bitmap, &cmd_check,  &cmd_commit,
+    &cmd_compare, &cmd_convert, &cmd_create, &cmd_dd,     &cmd_info,
+    &cmd_map,     &cmd_measure, &cmd_rebase, &cmd_resize,
 };
 
 int img_help(const struct subcommand *cmd)

@@ -109,7 +109,7 @@ static bool co_rebuild(struct survey *v, GError **error)
     int64_t others = check->errors;
     (void)co_compare_counts(&c);
     int64_t errors = check->errors - others, leaks = check->leaks;
-    if (!co_qcow2_rebuild_refcounts(v, error)) {
+    if (!co_qcow2_rebuild_refcounts(v, v->s->refcount_order, error)) {
         return false;
     }
     /* Of the blocks themselves the survey has told. */

@@ -331,6 +331,7 @@ const struct block_driver driver_qcow2 = {
     .co_flush = co_qcow2_flush,
     .co_block_status = co_qcow2_block_status,
     .co_truncate = co_qcow2_truncate,
+    .co_amend = co_qcow2_amend,
     .co_check = co_qcow2_check,
     .can_store_bitmap = qcow2_can_store_bitmap,
     .co_remove_stored_bitmap = co_qcow2_remove_stored_bitmap,

@@ -323,6 +323,7 @@ int co_qcow2_pdiscard(struct node *node, int64_t offset, int64_t bytes);
 int co_qcow2_unmap(struct qcow2 *s, int64_t offset, int64_t bytes);
 
 /* ---- refcount.c ---- */
+/* Sets what follows from s->refcount_order. */
 void qcow2_refcount_init(struct qcow2 *s);
 int co_qcow2_refcount(struct qcow2 *s, int64_t cluster, uint64_t *value);
 /* Up to `want` contiguous clusters, refcount 1 from now on: *got of them at the
@@ -406,6 +407,9 @@ int co_qcow2_read_compressed(struct qcow2 *s, uint64_t entry, int64_t skip,
 /* ---- repair.c ---- */
 /* Rebuilds all refcounts from the tables that refer to clusters. */
 bool co_qcow2_repair_refcounts(struct qcow2 *s, GError **error);
+
+/* ---- amend.c ---- */
+bool co_qcow2_amend(struct node *node, const char *options, GError **error);
 
 /* ---- check.c ---- */
 bool co_qcow2_check(struct node *node, struct check_report *check,

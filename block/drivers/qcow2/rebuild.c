@@ -12,16 +12,16 @@
 
 #include <endian.h>
 #include <errno.h>
-#include <stddef.h>
 #include <string.h>
 #include "util/error.h"
 
 struct rebuild {
     struct survey *v;
-    uint64_t *table; /* in the host's byte order */
-    int64_t entries; /* of the table */
-    int64_t place;   /* of the table: a cluster */
-    int64_t search;  /* no cluster below is free */
+    uint64_t *table;         /* in the host's byte order */
+    int64_t entries;         /* of the table */
+    int64_t place;           /* of the table: a cluster */
+    int64_t search;          /* no cluster below is free */
+    unsigned order, rb_bits; /* as in struct qcow2, of the new structures */
 };
 
 /* The first of n clusters that nothing refers to. */
@@ -40,10 +40,11 @@ static int64_t take(struct rebuild *r, int64_t n)
     return c - n;
 }
 
-static bool range_used(struct survey *v, int64_t i)
+static bool range_used(struct rebuild *r, int64_t i)
 {
-    int64_t base = i << v->s->rb_bits;
-    int64_t end = min_i64(base + (INT64_C(1) << v->s->rb_bits), v->end);
+    struct survey *v = r->v;
+    int64_t base = i << r->rb_bits;
+    int64_t end = min_i64(base + (INT64_C(1) << r->rb_bits), v->end);
 
     for (int64_t c = base; c < end; c++) {
         if (qcow2_survey_count_at(v, c)) {
@@ -64,11 +65,11 @@ static int plan(struct rebuild *r)
 
     while (again) {
         again = false;
-        for (int64_t i = 0; i << s->rb_bits < v->end; i++) {
+        for (int64_t i = 0; i << r->rb_bits < v->end; i++) {
             if (i >= QCOW2_MAX_REFTABLE_BYTES / 8) {
                 return -EFBIG;
             }
-            if (!r->table[i] && range_used(v, i)) {
+            if (!r->table[i] && range_used(r, i)) {
                 r->table[i] = (uint64_t)take(r, 1) << s->cluster_bits;
                 again = true;
             }
@@ -113,26 +114,32 @@ static void forget_old(struct survey *v)
     }
 }
 
+/* Refcounts of the new width, for a moment. */
 static int co_write_blocks(struct rebuild *r)
 {
     struct qcow2 *s = r->v->s;
+    unsigned old_order = s->refcount_order;
     uint8_t *block = io_buffer_try_alloc(qcow2_file(s), s->cluster_size);
-    int64_t n = INT64_C(1) << s->rb_bits;
+    int64_t n = INT64_C(1) << r->rb_bits;
     int ret = block ? 0 : -ENOMEM;
 
-    for (int64_t i = 0; ret == 0 && i << s->rb_bits < r->v->end; i++) {
+    for (int64_t i = 0; ret == 0 && i << r->rb_bits < r->v->end; i++) {
         if (!r->table[i]) {
             continue;
         }
         memset(block, 0, s->cluster_size);
-        for (int64_t k = 0; k < n && (i << s->rb_bits) + k < r->v->end; k++) {
-            uint32_t count = qcow2_survey_count_at(r->v, (i << s->rb_bits) + k);
+        s->refcount_order = r->order;
+        qcow2_refcount_init(s);
+        for (int64_t k = 0; k < n && (i << r->rb_bits) + k < r->v->end; k++) {
+            uint32_t count = qcow2_survey_count_at(r->v, (i << r->rb_bits) + k);
             if (count > s->refcount_max) {
                 ret = -ERANGE;
                 break;
             }
             s->refcount_set(block, k, count);
         }
+        s->refcount_order = old_order;
+        qcow2_refcount_init(s);
         if (ret == 0) {
             ret = co_node_pwrite(qcow2_file(s), r->table[i], block,
                                  s->cluster_size, 0);
@@ -142,15 +149,20 @@ static int co_write_blocks(struct rebuild *r)
     return ret;
 }
 
+static void put_structures(struct header_area *h, void *opaque)
+{
+    const struct rebuild *r = opaque;
+    const struct qcow2 *s = r->v->s;
+
+    h->fields.refcount_table_offset = (uint64_t)r->place << s->cluster_bits;
+    h->fields.refcount_table_clusters =
+        (uint32_t)(r->entries * 8 >> s->cluster_bits);
+    h->fields.refcount_order = r->order;
+}
+
 static int co_write_table(struct rebuild *r)
 {
     struct qcow2 *s = r->v->s;
-    struct {
-        uint64_t offset;
-        uint32_t clusters;
-    } __attribute__((packed))
-    field = {htobe64(r->place << s->cluster_bits),
-             htobe32((uint32_t)(r->entries * 8 >> s->cluster_bits))};
     uint64_t *disk = io_buffer_try_alloc(qcow2_file(s), r->entries * 8);
     int ret = disk ? 0 : -ENOMEM;
 
@@ -160,14 +172,6 @@ static int co_write_table(struct rebuild *r)
     if (ret == 0) {
         ret = co_node_pwrite(qcow2_file(s), r->place << s->cluster_bits, disk,
                              r->entries * 8, 0);
-    }
-    if (ret == 0) {
-        ret = co_node_flush(qcow2_file(s));
-    }
-    if (ret == 0) {
-        ret = co_qcow2_write_field(
-            s, offsetof(struct qcow2_disk_header, refcount_table_offset),
-            &field, sizeof(field));
     }
     if (ret == 0) {
         ret = co_node_flush(qcow2_file(s));
@@ -182,6 +186,10 @@ static bool co_adopt(struct rebuild *r, GError **error)
     struct qcow2 *s = r->v->s;
 
     meta_cache_forget(&s->rb);
+    s->refcount_order = r->order;
+    s->rb_bits = r->rb_bits;
+    s->rslice_bits = g_bit_nth_lsf(s->rb.slice_size, -1) + 3 - r->order;
+    qcow2_refcount_init(s);
     qcow2_survey_forget_refcounts(r->v);
     s->rt_dirt = (struct table_dirt){0};
     s->alloc_hint = 0;
@@ -189,9 +197,11 @@ static bool co_adopt(struct rebuild *r, GError **error)
     return co_qcow2_reload_tables(s, error);
 }
 
-bool co_qcow2_rebuild_refcounts(struct survey *v, GError **error)
+bool co_qcow2_rebuild_refcounts(struct survey *v, unsigned order,
+                                GError **error)
 {
-    struct rebuild r = {.v = v};
+    struct rebuild r = {
+        .v = v, .order = order, .rb_bits = v->s->cluster_bits + 3 - order};
 
     r.table = g_try_malloc0(QCOW2_MAX_REFTABLE_BYTES);
     int ret = r.table ? plan(&r) : -ENOMEM;
@@ -202,10 +212,11 @@ bool co_qcow2_rebuild_refcounts(struct survey *v, GError **error)
     if (ret == 0) {
         ret = co_write_table(&r);
     }
-    bool ok = ret == 0 ? co_adopt(&r, error)
+    bool ok = ret == 0 ? co_qcow2_edit_header(v->s, put_structures, &r, error)
                        : error_set_errno(error, ret,
                                          "Could not rebuild the "
                                          "refcount structures");
+    ok = ok && co_adopt(&r, error);
     g_free(r.table);
     return ok;
 }

@@ -54,7 +54,9 @@ void qcow2_survey_forget_refcounts(struct survey *v);
 /* ---- repair.c, rebuild.c ---- */
 /* Makes a refcount what it should be; -ERANGE: it cannot be. */
 int co_qcow2_set_refcount(struct survey *v, int64_t cluster, uint32_t want);
-bool co_qcow2_rebuild_refcounts(struct survey *v, GError **error);
+/* order: of the new refcounts. */
+bool co_qcow2_rebuild_refcounts(struct survey *v, unsigned order,
+                                GError **error);
 
 /* ---- for survey_tables.c and survey.c ---- */
 /* One more reference to each cluster of the range. */
