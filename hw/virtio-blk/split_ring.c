@@ -78,8 +78,9 @@ static bool fetch_from(struct virtqueue *vq, const struct ring_table *t,
 
 /* 2.6.5.3: the last descriptor of the ring's own table may refer to a table
  * that continues the chain. */
-static bool enter_indirect(struct virtqueue *vq, struct ring_table *t,
-                           const struct vring_desc *d)
+static G_ALWAYS_INLINE inline bool enter_indirect(struct virtqueue *vq,
+                                                  struct ring_table *t,
+                                                  const struct vring_desc *d)
 {
     if (t->indirect) {
         return virtqueue_break(vq, "indirect descriptor in indirect table");
@@ -90,13 +91,14 @@ static bool enter_indirect(struct virtqueue *vq, struct ring_table *t,
     return ring_table_open(vq, t, d->addr, d->len);
 }
 
-bool split_read_chain(struct virtqueue *vq, uint16_t head)
+static G_ALWAYS_INLINE inline bool read_chain(struct virtqueue *vq,
+                                              uint16_t head)
 {
     struct vq_chain *c = virtqueue_chain_begin(vq, head);
     struct ring_table t = {.entries = vq->desc, .count = vq->size};
     uint32_t index = head;
     unsigned buffers = 0;
-    struct vring_desc d = {0};
+    struct vring_desc d;
 
     if (!c) {
         return false;
@@ -128,6 +130,11 @@ bool split_read_chain(struct virtqueue *vq, uint16_t head)
     return true;
 }
 
+bool split_read_chain(struct virtqueue *vq, uint16_t head)
+{
+    return read_chain(vq, head);
+}
+
 static int split_pop(struct virtqueue *vq, uint16_t *heads, unsigned max)
 {
     uint16_t mask = vq->size - 1;
@@ -149,7 +156,7 @@ static int split_pop(struct virtqueue *vq, uint16_t *heads, unsigned max)
         }
     }
     for (n = 0; n < max; n++) {
-        if (!split_read_chain(vq, heads[n])) {
+        if (!read_chain(vq, heads[n])) {
             return virtqueue_unpop(vq, heads, n);
         }
     }

@@ -52,12 +52,11 @@ void virtqueue_destroy(struct virtqueue *vq)
     memset(vq, 0, sizeof(*vq));
 }
 
-bool virtqueue_break(struct virtqueue *vq, const char *reason)
+void virtqueue_note_break(struct virtqueue *vq, const char *reason)
 {
     if (!vq->broken) {
         vq->broken = reason;
     }
-    return false;
 }
 
 bool virtqueue_start(struct virtqueue *vq, const struct ring_format *format,

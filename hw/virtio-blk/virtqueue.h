@@ -187,8 +187,14 @@ void virtqueue_disarm(struct virtqueue *vq);
 void *virtqueue_area(const struct virtqueue *vq, uint64_t gpa, uint64_t bytes,
                      unsigned align);
 
+void virtqueue_note_break(struct virtqueue *vq, const char *reason)
+    __attribute__((cold));
 /* Notes why and refuses all further work; returns false. reason is static. */
-bool virtqueue_break(struct virtqueue *vq, const char *reason);
+static inline bool virtqueue_break(struct virtqueue *vq, const char *reason)
+{
+    virtqueue_note_break(vq, reason);
+    return false;
+}
 /* An empty chain for head, or NULL (and broken) if that head is out of range
  * or in flight. */
 struct vq_chain *virtqueue_chain_begin(struct virtqueue *vq, uint16_t head);
