@@ -17,6 +17,7 @@
 
 #include "aio/directory.h"
 #include "aio/loop.h"
+#include "block/backend_int.h"
 #include "block/graph_int.h"
 #include "block/node_int.h"
 #include "block/request.h"
@@ -75,13 +76,14 @@ static void root_moved(struct edge *edge)
     b->node = edge->child;
 }
 
-static const struct root_ops backend_root_ops = {
+const struct root_ops backend_root_ops = {
     .describe = root_describe,
     .drained_begin = root_drained_begin,
     .drained_poll = root_drained_poll,
     .drained_end = root_drained_end,
     .resized = root_resized,
     .moved = root_moved,
+    .move = &backend_move_ops,
 };
 
 /* ---- life ---- */

@@ -245,12 +245,10 @@ void virtio_blk_end(struct virtio_blk_req *req, uint32_t written)
     if (G_LIKELY(dev->active)) {
         virtqueue_push(&q->vq, req->chain.head, written);
     }
-    if (!--dev->in_flight) {
-        if (dev->resetting) {
-            finish_reset(dev);
-        }
-        co_queue_wake_all(&dev->idle);
-    } else if (G_UNLIKELY(q->paused)) {
+    if (!--dev->in_flight && dev->resetting) {
+        finish_reset(dev);
+    }
+    if (G_UNLIKELY(dev->idle.first)) {
         co_queue_wake_all(&dev->idle);
     }
 }
@@ -359,6 +357,7 @@ const struct backend_device_ops virtio_blk_backend_ops = {
     .drained_begin = on_drained_begin,
     .drained_end = on_drained_end,
     .resized = on_resized,
+    .move = &virtio_blk_move_ops,
 };
 
 static void on_run_state(void *opaque, bool running, enum run_state state)
@@ -503,4 +502,24 @@ void virtio_blk_init_hooks(struct virtio_blk *dev)
     };
     runstate_listener_add(&dev->run);
     dev->running = vm_running();
+}
+
+void virtio_blk_leave_loop(struct virtio_blk *dev)
+{
+    loop_defer_cancel(dev->loop, &dev->process);
+    if (dev->hooked) {
+        loop_hook_remove(dev->loop, &dev->hook);
+    }
+    runstate_listener_remove(&dev->run);
+}
+
+void virtio_blk_enter_loop(struct virtio_blk *dev, struct loop *loop)
+{
+    dev->loop = loop;
+    runstate_listener_add(&dev->run);
+    dev->running = vm_running();
+    if (dev->hooked) {
+        loop_hook_add(loop, &dev->hook);
+    }
+    resume(dev);
 }

@@ -20,6 +20,14 @@
 #include "hw/virtio-blk/virtqueue.h"
 #include "hw/virtio_blk.h"
 
+/* How a transport goes along when its device moves to another loop; dev->loop
+ * is the old one in leave, and the new one in arrive. None may suspend. */
+struct virtio_transport_move {
+    bool (*may_leave)(const void *opaque, GError **error);
+    void (*leave)(void *opaque);
+    void (*arrive)(void *opaque);
+};
+
 /* What the device asks of its transport; called outside and inside of
  * coroutines, must not suspend. */
 struct virtio_transport {
@@ -28,6 +36,7 @@ struct virtio_transport {
     /* A page of shared memory was lost: what has gone away if it is one of this
      * device's, else NULL. May be NULL. */
     const char *(*memory_lost)(void *opaque);
+    const struct virtio_transport_move *move; /* NULL: it stays */
 };
 
 struct virtio_blk_queue {
@@ -177,7 +186,12 @@ void virtio_blk_check_memory(struct virtio_blk *dev);
 void virtio_blk_reset(struct virtio_blk *dev);
 /* Sets up what the loop and the run state call. */
 void virtio_blk_init_hooks(struct virtio_blk *dev);
+/* Takes them away from the loop, and sets them up on another, in the same
+ * state. */
+void virtio_blk_leave_loop(struct virtio_blk *dev);
+void virtio_blk_enter_loop(struct virtio_blk *dev, struct loop *loop);
 extern const struct backend_device_ops virtio_blk_backend_ops;
+extern const struct backend_device_move_ops virtio_blk_move_ops;
 /* The end of a request: gives the chain back and counts. */
 void virtio_blk_end(struct virtio_blk_req *req, uint32_t written);
 /* Parses a popped chain and runs it. */

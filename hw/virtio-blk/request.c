@@ -194,6 +194,7 @@ static bool co_hold(struct virtio_blk *dev, struct virtio_blk_req *req)
     }
     req->co = co_self();
     req->dropped = false;
+    co_queue_wake_all(&dev->idle);
     co_yield ();
     return !req->dropped;
 }

@@ -2,7 +2,8 @@
  * The vhost-user server: its socket, and the device that waits behind it.
  *
  * The device lives as long as the server; a connection only comes to drive it.
- * While one is there nothing more is accepted. Runs on the device's loop.
+ * While one is there nothing more is accepted. All of it goes along when the
+ * device moves to another loop. Runs on the device's loop.
  */
 #include "hw/vhost_user_blk.h"
 
@@ -23,21 +24,12 @@ static void listen_on(struct vhost_user_server *server);
 
 /* ---- connections ---- */
 
-struct arrival {
-    struct vhost_user_server *server;
-    int socket;
-};
-
-static void co_serve(void *opaque)
+void vhost_user_session_ended(struct vhost_user_server *server)
 {
-    struct arrival a = *(struct arrival *)opaque;
-
-    g_free(opaque);
-    co_vhost_user_session(a.server, a.socket);
-    if (!a.server->stopping) {
-        listen_on(a.server);
+    if (!server->stopping) {
+        listen_on(server);
     }
-    co_queue_wake_all(&a.server->ended);
+    co_queue_wake_all(&server->ended);
 }
 
 static void on_connection(void *opaque)
@@ -58,10 +50,7 @@ static void on_connection(void *opaque)
         return;
     }
     loop_fd_set(server->dev->loop, server->listener, NULL, NULL, NULL);
-
-    struct arrival *a = g_new(struct arrival, 1);
-    *a = (struct arrival){server, fd};
-    co_enter(co_create(co_serve, a));
+    vhost_user_session_begin(server, fd);
 }
 
 static void listen_on(struct vhost_user_server *server)
@@ -79,6 +68,48 @@ bool vhost_user_server_connected(const struct vhost_user_server *server)
 {
     return server->session;
 }
+
+/* ---- moving to another loop ---- */
+
+static bool may_leave(const void *opaque, GError **error)
+{
+    const struct vhost_user_server *server = opaque;
+
+    return !server->session || !server->session->busy ||
+           error_set(error,
+                     "export %s: its client has sent a message that is "
+                     "not carried out yet",
+                     server->id);
+}
+
+static void leave(void *opaque)
+{
+    struct vhost_user_server *server = opaque;
+
+    timer_cancel(&server->retry);
+    loop_fd_set(server->dev->loop, server->listener, NULL, NULL, NULL);
+    if (server->session) {
+        vhost_user_session_leave(server->session);
+    }
+}
+
+static void arrive(void *opaque)
+{
+    struct vhost_user_server *server = opaque;
+
+    timer_init(&server->retry, server->dev->loop, on_retry, server);
+    if (server->session) {
+        vhost_user_session_arrive(server->session);
+    } else {
+        listen_on(server);
+    }
+}
+
+const struct virtio_transport_move vhost_user_move = {
+    .may_leave = may_leave,
+    .leave = leave,
+    .arrive = arrive,
+};
 
 /* ---- the socket ---- */
 

@@ -48,6 +48,7 @@ struct vhost_user_session {
     int socket;
     int backend_channel; /* for requests of ours, or -1 */
     bool closing;        /* the export goes away */
+    bool busy;           /* a coroutine reads or carries out a message */
     bool config_due;     /* the channel was full */
     bool features_set, begun;
     uint8_t status; /* what the driver wrote, if the front-end tells */
@@ -69,12 +70,17 @@ struct vhost_user_server {
     struct timer retry;                 /* accepting failed */
 };
 
-/* Runs a connection to its end; takes over the socket. */
-void co_vhost_user_session(struct vhost_user_server *server, int socket);
+/* Takes over the socket of a connection, and tells of its end. */
+void vhost_user_session_begin(struct vhost_user_server *server, int socket);
+void vhost_user_session_ended(struct vhost_user_server *server);
 /* Makes it end soon. */
 void vhost_user_session_close(struct vhost_user_session *s);
+/* Around a move of the device to another loop, while it is not busy. */
+void vhost_user_session_leave(struct vhost_user_session *s);
+void vhost_user_session_arrive(struct vhost_user_session *s);
 /* The transport of every export's device; opaque is the server. */
 extern const struct virtio_transport vhost_user_transport;
+extern const struct virtio_transport_move vhost_user_move;
 
 /* Tells the front-end that the configuration has changed, if it listens. */
 void vhost_user_send_config_change(struct vhost_user_session *s);
@@ -97,6 +103,8 @@ vhost_user_handler_fn vhost_user_on_set_vring_num, vhost_user_on_set_vring_addr,
 /* The rings of running queues, in memory that has changed. */
 bool vhost_user_relocate_rings(struct vhost_user_session *s, GError **error);
 void vhost_user_drop_kick(struct vhost_user_vring *v);
+/* Begins and ends to listen to the kicks of a ring that runs. */
+void vhost_user_watch_kick(struct vhost_user_vring *v, bool on);
 /* Stops all queues and forgets them. Suspends. */
 void co_vhost_user_stop_all(struct vhost_user_session *s);
 

@@ -1,11 +1,13 @@
 /*
  * A vhost-user connection: messages in, answers out, and its end.
  *
- * One coroutine reads messages and carries each out before it looks at the
- * next. Whatever is wrong with one is logged with the message's name, and ends
- * the connection; so does the front-end by hanging up. At the end the device is
- * halted: what is in flight ends, but the front-end's memory is left as it is,
- * for another connection may already go on from what it reads there.
+ * A coroutine reads a message and carries it out before the next is looked at;
+ * between messages there is none, so that a connection can go to another loop
+ * with its device. Whatever is wrong with a message is logged with the
+ * message's name, and ends the connection; so does the front-end by hanging up.
+ * At the end the device is halted: what is in flight ends, but the front-end's
+ * memory is left as it is, for another connection may already go on from what
+ * it reads there.
  *
  * Runs on the device's loop.
  */
@@ -111,6 +113,7 @@ const struct virtio_transport vhost_user_transport = {
     .notify_queue = notify_queue,
     .notify_config = notify_config,
     .memory_lost = memory_lost,
+    .move = &vhost_user_move,
 };
 
 /* ---- the connection ---- */
@@ -201,15 +204,67 @@ static bool co_one_message(struct vhost_user_session *s, GError **error)
     return co_answer(s, &m, ok, reply) && ok;
 }
 
-void co_vhost_user_session(struct vhost_user_server *server, int socket)
+static void on_message(void *opaque);
+
+/* Carries out the next message, and waits for another or ends. */
+static void co_next_message(void *opaque)
 {
-    struct vhost_user_session *s = session_new(server, socket);
+    struct vhost_user_session *s = opaque;
+    struct vhost_user_server *server = s->server;
     g_autoptr(GError) error = NULL;
 
-    while (!s->closing && co_one_message(s, &error)) {
+    s->busy = true;
+    if (!s->closing && co_one_message(s, &error)) {
+        s->busy = false;
+        loop_fd_set(s->dev->loop, s->socket, on_message, NULL, s);
+        return;
     }
     if (error && !s->closing) {
         g_warning("export %s: vhost-user: %s", server->id, error->message);
     }
     co_session_free(s);
+    vhost_user_session_ended(server);
+}
+
+static void on_message(void *opaque)
+{
+    struct vhost_user_session *s = opaque;
+
+    loop_fd_set(s->dev->loop, s->socket, NULL, NULL, NULL);
+    co_enter(co_create(co_next_message, s));
+}
+
+void vhost_user_session_begin(struct vhost_user_server *server, int socket)
+{
+    struct vhost_user_session *s = session_new(server, socket);
+
+    loop_fd_set(s->dev->loop, s->socket, on_message, NULL, s);
+}
+
+/* ---- moving to another loop ---- */
+
+void vhost_user_session_leave(struct vhost_user_session *s)
+{
+    struct loop *loop = s->dev->loop;
+
+    loop_fd_set(loop, s->socket, NULL, NULL, NULL);
+    if (s->backend_channel >= 0) {
+        loop_fd_set(loop, s->backend_channel, NULL, NULL, NULL);
+    }
+    for (unsigned i = 0; i < s->dev->num_queues; i++) {
+        vhost_user_watch_kick(&s->vrings[i], false);
+    }
+}
+
+void vhost_user_session_arrive(struct vhost_user_session *s)
+{
+    struct loop *loop = s->dev->loop;
+
+    loop_fd_set(loop, s->socket, on_message, NULL, s);
+    if (s->config_due) {
+        loop_fd_set(loop, s->backend_channel, NULL, on_channel_writable, s);
+    }
+    for (unsigned i = 0; i < s->dev->num_queues; i++) {
+        vhost_user_watch_kick(&s->vrings[i], true);
+    }
 }

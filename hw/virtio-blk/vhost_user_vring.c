@@ -76,6 +76,14 @@ static void on_kick(void *opaque)
     virtio_blk_kick(v->session->dev, v->index);
 }
 
+void vhost_user_watch_kick(struct vhost_user_vring *v, bool on)
+{
+    if (v->kick >= 0 && started(v)) {
+        loop_fd_set(v->session->dev->loop, v->kick, on ? on_kick : NULL, NULL,
+                    v);
+    }
+}
+
 static bool packed(const struct vhost_user_session *s)
 {
     return s->features & VIRTIO_BIT(VIRTIO_F_RING_PACKED);
@@ -149,7 +157,7 @@ static bool maybe_start(struct vhost_user_vring *v, GError **error)
     if (!virtio_blk_start_queue(s->dev, v->index, &setup)) {
         return error_set(error, "queue %u: %s", v->index, s->dev->broken);
     }
-    loop_fd_set(s->dev->loop, v->kick, on_kick, NULL, v);
+    vhost_user_watch_kick(v, true);
     vhost_user_log_update(s);
     if (setup.inflight) {
         /* Who ended before us may have shown something and not told. */
@@ -346,7 +354,7 @@ bool vhost_user_on_set_vring_kick(struct vhost_user_session *s,
     vhost_user_drop_kick(v);
     v->kick = fd;
     if (started(v)) {
-        loop_fd_set(s->dev->loop, v->kick, on_kick, NULL, v);
+        vhost_user_watch_kick(v, true);
         virtio_blk_kick(s->dev, v->index); /* one may have been missed */
         return true;
     }

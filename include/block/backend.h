@@ -28,11 +28,21 @@ struct acct_stats {
     uint64_t total_ns;
 };
 
+/* How an attached device goes along to another loop: as root_move_ops. */
+struct backend_device_move_ops {
+    void (*co_quiet)(void *device);
+    void (*resume)(void *device);
+    bool (*may_leave)(const void *device, bool drained, GError **error);
+    void (*leave)(void *device);
+    void (*arrive)(void *device);
+};
+
 /* What the block layer tells an attached device. None may suspend. */
 struct backend_device_ops {
     void (*drained_begin)(void *device); /* take nothing off the queues */
     void (*drained_end)(void *device);
     void (*resized)(void *device);
+    const struct backend_device_move_ops *move; /* NULL: it stays */
 };
 
 struct backend {
@@ -55,7 +65,10 @@ struct backend {
     enum block_device_io_status io_status;
     uint64_t wr_highest_offset;
     struct graph *graph;
-    uint64_t serial; /* in order of making, over all loops */
+    bool may_move;              /* to another loop, whoever wants it */
+    struct loop *wants_loop;    /* of its user, or NULL; only to compare */
+    struct export *exported_by; /* or NULL */
+    uint64_t serial;            /* in order of making, over all loops */
     unsigned refs;
     TAILQ_ENTRY(backend) link;
 };
@@ -73,6 +86,9 @@ bool backend_attach_device(struct backend *b, const char *device_id,
                            const struct backend_device_ops *ops, void *device,
                            GError **error);
 void backend_detach_device(struct backend *b);
+/* True if the edge is a backend's, and the backend's user wants to be on the
+ * loop where it is. */
+bool backend_asks_for_loop(const struct edge *root);
 bool co_backend_set_perm(struct backend *b, unsigned perm, unsigned shared,
                          GError **error);
 int64_t backend_length(const struct backend *b); /* bytes; 0 without medium */

@@ -60,6 +60,22 @@ void graph_unlock(enum graph_lock which);
 
 struct edge;
 
+/* How the holder of a root edge goes along when the node below moves to another
+ * loop. Only co_quiet may suspend. */
+struct root_move_ops {
+    /* Lets requests that have begun come to their end, and begins no others,
+     * until resume is called, on whichever loop. */
+    void (*co_quiet)(struct edge *edge);
+    void (*resume)(struct edge *edge);
+    /* False and *error if it has to stay. Asked twice: the second time it is
+     * quiet, and in a drained section. */
+    bool (*may_leave)(const struct edge *edge, bool drained, GError **error);
+    /* The old loop loses sight of it; the new one has it, and the nodes below
+     * are there already. */
+    void (*leave)(struct edge *edge);
+    void (*arrive)(struct edge *edge);
+};
+
 /* The upper end of an edge that no node holds: a backend, a job, a command. */
 struct root_ops {
     /* Who it is, for messages: "block device 'drive0'"; caller frees. */
@@ -74,6 +90,7 @@ struct root_ops {
     void (*resized)(struct edge *edge);
     /* edge->child is another node now. May be NULL. Must not suspend. */
     void (*moved)(struct edge *edge);
+    const struct root_move_ops *move; /* NULL: it stays on its loop */
 };
 
 struct edge {
