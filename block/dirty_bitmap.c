@@ -252,12 +252,17 @@ bool dirty_bitmap_merge(struct dirty_bitmap *dst,
                         const struct dirty_bitmap *src, struct hbitmap **backup,
                         GError **error)
 {
-    if (!dirty_bitmap_check(dst, REFUSE_DEFAULT, error) ||
-        !dirty_bitmap_check(src, REFUSE_ALLOW_RO, error)) {
-        return false;
-    }
+    return dirty_bitmap_check(dst, REFUSE_DEFAULT, error) &&
+           dirty_bitmap_check(src, REFUSE_ALLOW_RO, error) &&
+           dirty_bitmap_merge_bits(dst, src->bits, backup, error);
+}
+
+bool dirty_bitmap_merge_bits(struct dirty_bitmap *dst,
+                             const struct hbitmap *src, struct hbitmap **backup,
+                             GError **error)
+{
     int64_t dst_size = hbitmap_size(dst->bits);
-    int64_t src_size = hbitmap_size(src->bits);
+    int64_t src_size = hbitmap_size(src);
     if (dst_size != src_size) {
         return error_set(error,
                          "Bitmaps are of different sizes (destination size is "
@@ -269,8 +274,19 @@ bool dirty_bitmap_merge(struct dirty_bitmap *dst,
         *backup = empty_twin(dst->bits);
         hbitmap_merge(*backup, dst->bits);
     }
-    hbitmap_merge(dst->bits, src->bits);
+    hbitmap_merge(dst->bits, src);
     return true;
+}
+
+struct hbitmap *dirty_bitmap_copy_bits(const struct dirty_bitmap *b,
+                                       GError **error)
+{
+    if (!dirty_bitmap_check(b, REFUSE_ALLOW_RO, error)) {
+        return NULL;
+    }
+    struct hbitmap *copy = empty_twin(b->bits);
+    hbitmap_merge(copy, b->bits);
+    return copy;
 }
 
 /* ---- jobs ---------------------------------------------------------------- */

@@ -7,6 +7,7 @@
  */
 #include "transaction.h"
 
+#include "backup.h"
 #include "bitmaps.h"
 #include "block/backup.h"
 #include "block/dirty_bitmap.h"
@@ -18,6 +19,16 @@
 static struct node *bitmap_node(const char *name)
 {
     return lookup_below_job_filters(node_lookup(name, name, NULL));
+}
+
+static struct place named(const char *name)
+{
+    return (struct place){.device = name, .node = name};
+}
+
+static struct place add_place(const struct transaction_action *d)
+{
+    return named(d->u.block_dirty_bitmap_add.data->node);
 }
 
 static struct node *add_touches(const struct transaction_action *d)
@@ -49,6 +60,11 @@ static const struct block_dirty_bitmap *bitmap_args(
     default:
         return d->u.block_dirty_bitmap_disable.data;
     }
+}
+
+static struct place change_place(const struct transaction_action *d)
+{
+    return named(bitmap_args(d)->node);
 }
 
 static struct node *change_touches(const struct transaction_action *d)
@@ -92,11 +108,16 @@ static bool clear_prepare(struct action *a, GError **error)
     return a->bitmap != NULL;
 }
 
-static bool merge_prepare(struct action *a, GError **error)
+static bool co_merge_prepare(struct action *a, GError **error)
 {
-    a->bitmap = bitmap_merge(a->data->u.block_dirty_bitmap_merge.data,
-                             &a->backup, error);
+    a->bitmap = co_bitmap_merge(a->data->u.block_dirty_bitmap_merge.data,
+                                &a->backup, error);
     return a->bitmap != NULL;
+}
+
+static struct place merge_place(const struct transaction_action *d)
+{
+    return named(d->u.block_dirty_bitmap_merge.data->node);
 }
 
 static struct node *merge_touches(const struct transaction_action *d)
@@ -156,6 +177,17 @@ static bool blockdev_backup_prepare(struct action *a, GError **error)
     return a->job != NULL;
 }
 
+static struct place blockdev_backup_place(const struct transaction_action *d)
+{
+    return named(d->u.blockdev_backup.data->device);
+}
+
+static bool co_blockdev_backup_join(const struct transaction_action *d,
+                                    GError **error)
+{
+    return co_backup_join(d->u.blockdev_backup.data, error);
+}
+
 static struct node *blockdev_backup_touches(const struct transaction_action *d)
 {
     return backup_drain_node(d->u.blockdev_backup.data->device, NULL);
@@ -166,6 +198,11 @@ static bool drive_backup_prepare(struct action *a, GError **error)
     a->job =
         co_drive_backup_prepare(a->data->u.drive_backup.data, a->group, error);
     return a->job != NULL;
+}
+
+static struct place drive_backup_place(const struct transaction_action *d)
+{
+    return named(d->u.drive_backup.data->device);
 }
 
 static struct node *drive_backup_touches(const struct transaction_action *d)
@@ -198,12 +235,14 @@ const struct action_ops action_table[] = {
         },
     [TRANSACTION_ACTION_KIND_BLOCK_DIRTY_BITMAP_ADD] =
         {
+            .place = add_place,
             .touches = add_touches,
             .co_prepare = add_prepare,
             .co_abort = add_abort,
         },
     [TRANSACTION_ACTION_KIND_BLOCK_DIRTY_BITMAP_REMOVE] =
         {
+            .place = change_place,
             .touches = change_touches,
             .co_prepare = remove_prepare,
             .co_commit = remove_commit,
@@ -211,6 +250,7 @@ const struct action_ops action_table[] = {
         },
     [TRANSACTION_ACTION_KIND_BLOCK_DIRTY_BITMAP_CLEAR] =
         {
+            .place = change_place,
             .touches = change_touches,
             .co_prepare = clear_prepare,
             .co_commit = drop_backup,
@@ -218,25 +258,30 @@ const struct action_ops action_table[] = {
         },
     [TRANSACTION_ACTION_KIND_BLOCK_DIRTY_BITMAP_ENABLE] =
         {
+            .place = change_place,
             .touches = change_touches,
             .co_prepare = enable_prepare,
             .co_abort = switch_abort,
         },
     [TRANSACTION_ACTION_KIND_BLOCK_DIRTY_BITMAP_DISABLE] =
         {
+            .place = change_place,
             .touches = change_touches,
             .co_prepare = disable_prepare,
             .co_abort = switch_abort,
         },
     [TRANSACTION_ACTION_KIND_BLOCK_DIRTY_BITMAP_MERGE] =
         {
+            .place = merge_place,
             .touches = merge_touches,
-            .co_prepare = merge_prepare,
+            .co_prepare = co_merge_prepare,
             .co_commit = drop_backup,
             .co_abort = restore_backup,
         },
     [TRANSACTION_ACTION_KIND_BLOCKDEV_BACKUP] =
         {
+            .place = blockdev_backup_place,
+            .co_join = co_blockdev_backup_join,
             .touches = blockdev_backup_touches,
             .co_prepare = blockdev_backup_prepare,
             .co_commit = backup_commit,
@@ -245,6 +290,7 @@ const struct action_ops action_table[] = {
         },
     [TRANSACTION_ACTION_KIND_DRIVE_BACKUP] =
         {
+            .place = drive_backup_place,
             .touches = drive_backup_touches,
             .co_prepare = drive_backup_prepare,
             .co_commit = backup_commit,

@@ -2,6 +2,8 @@
  * drive-backup and blockdev-backup: a transaction of one action each, without
  * the table of undo steps that several need.
  */
+#include "backup.h"
+
 #include "block/backup.h"
 
 #include "block/graph.h"
@@ -49,6 +51,15 @@ bool qmp_drive_backup(const struct drive_backup *args, GError **errp)
     return co_visit_change(&place, drive_backup_visit, args, NULL, errp);
 }
 
+bool co_backup_join(const struct blockdev_backup *args, GError **error)
+{
+    const struct place source = {.device = args->device, .node = args->device};
+    const struct place target = {.device = args->target, .node = args->target};
+    struct loop *loop;
+
+    return !place_find(&source, &loop) || co_place_move(&target, loop, error);
+}
+
 static bool blockdev_backup_visit(const void *opaque, void *result,
                                   GError **error)
 {
@@ -70,5 +81,9 @@ bool qmp_blockdev_backup(const struct blockdev_backup *args, GError **errp)
 {
     const struct place place = {.device = args->device, .node = args->device};
 
-    return co_visit_change(&place, blockdev_backup_visit, args, NULL, errp);
+    co_graph_lock(GRAPH_LOCK_CHANGE);
+    bool ok = co_backup_join(args, errp) &&
+              co_visit(&place, blockdev_backup_visit, args, NULL, errp);
+    graph_unlock(GRAPH_LOCK_CHANGE);
+    return ok;
 }

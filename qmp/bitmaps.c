@@ -65,45 +65,6 @@ struct dirty_bitmap *bitmap_for_removal(const struct block_dirty_bitmap *args,
     return lookup(args, REFUSE_BUSY | REFUSE_READONLY, error);
 }
 
-/* The i-th source, looked for in the target's node if it is only a name. */
-static struct dirty_bitmap *merge_source(
-    const struct block_dirty_bitmap_merge *args, size_t i, GError **error)
-{
-    const struct block_dirty_bitmap_or_str *source = args->bitmaps.items[i];
-
-    if (source->kind == QAPI_KIND_STRING) {
-        return bitmap_find(args->node, source->u.local, error);
-    }
-    return bitmap_find(source->u.external.node, source->u.external.name, error);
-}
-
-struct dirty_bitmap *bitmap_merge(const struct block_dirty_bitmap_merge *args,
-                                  struct hbitmap **backup, GError **error)
-{
-    struct hbitmap *before = NULL;
-    struct dirty_bitmap *target = bitmap_find(args->node, args->target, error);
-
-    if (!target || !dirty_bitmap_check(target, REFUSE_DEFAULT, error)) {
-        return NULL;
-    }
-    for (size_t i = 0; i < args->bitmaps.n; i++) {
-        struct dirty_bitmap *source = merge_source(args, i, error);
-        if (!source || !dirty_bitmap_merge(target, source,
-                                           before ? NULL : &before, error)) {
-            if (before) {
-                dirty_bitmap_restore(target, before);
-            }
-            return NULL;
-        }
-    }
-    if (backup) {
-        *backup = before;
-    } else if (before) {
-        hbitmap_free(before);
-    }
-    return target;
-}
-
 /* ---- commands ---- */
 
 static bool add_visit(const void *args, void *result, GError **error)
@@ -190,7 +151,7 @@ bool qmp_block_dirty_bitmap_disable(const struct block_dirty_bitmap *args,
 
 static bool merge_visit(const void *args, void *result, GError **error)
 {
-    return bitmap_merge(args, NULL, error) != NULL;
+    return co_bitmap_merge(args, NULL, error) != NULL;
 }
 
 bool qmp_block_dirty_bitmap_merge(const struct block_dirty_bitmap_merge *args,

@@ -1,6 +1,7 @@
 /*
  * The steps of the dirty bitmap commands, for the commands and for transaction
- * actions alike. On the graph's loop, with the change lock held.
+ * actions alike. On the loop of the node that is named first, with the change
+ * lock held.
  */
 #ifndef VARVE_QMP_BITMAPS_H
 #define VARVE_QMP_BITMAPS_H
@@ -30,8 +31,10 @@ struct dirty_bitmap *bitmap_for_switch(const struct block_dirty_bitmap *args,
 struct dirty_bitmap *bitmap_for_removal(const struct block_dirty_bitmap *args,
                                         GError **error);
 /* All sources into the target, or none: *backup (may be NULL) receives the
- * target's old bits. Returns the target. */
-struct dirty_bitmap *bitmap_merge(const struct block_dirty_bitmap_merge *args,
-                                  struct hbitmap **backup, GError **error);
+ * target's old bits. Returns the target. Sources may live on other loops; then
+ * it suspends, but not between the first of them and the last. */
+struct dirty_bitmap *co_bitmap_merge(
+    const struct block_dirty_bitmap_merge *args, struct hbitmap **backup,
+    GError **error);
 
 #endif

@@ -8,6 +8,8 @@
  *
  * Whoever brings a group on holds the change lock from the first look at its
  * jobs to the last, because keeping and aborting change the graph and suspend.
+ * Jobs of a group may live on different loops; each is looked at and changed on
+ * its own. Membership changes with the lock only.
  * Groups are walked from the newest job to the oldest, and this shows in the
  * order of events.
  */
@@ -16,8 +18,10 @@
 #include <assert.h>
 #include <errno.h>
 #include <string.h>
+#include "aio/mailbox.h"
 #include "block/jobs/job_internal.h"
 #include "block/listener.h"
+#include "block/place.h"
 #include "util/error.h"
 
 struct job_group *job_group_new(void)
@@ -106,12 +110,65 @@ void co_job_abort_created(struct job *job)
     co_job_settle(job);
 }
 
-static void co_wait_run_ended(struct job *job)
+/* ---- steps, on the job's loop ---- */
+
+static void co_on_its_loop(struct job *job, co_fn *fn)
 {
+    co_call_on(job->graph->loop, fn, job);
+}
+
+static void fix_result_here(void *opaque)
+{
+    fix_result(opaque);
+}
+
+static void cancel_here(void *opaque)
+{
+    struct job *job = opaque;
+
+    if (job->run_ended) {
+        job->cancelled = true;
+    } else {
+        job_cancel_running(job, true);
+    }
+}
+
+static void co_settle_here(void *opaque)
+{
+    struct job *job = opaque;
+
     while (!job->run_ended) {
         co_queue_wait(&job->changed);
     }
+    co_job_settle(job);
 }
+
+static void co_prepare_here(void *opaque)
+{
+    struct job *job = opaque;
+
+    if (job->driver->co_prepare) {
+        job->ret = job->driver->co_prepare(job);
+    }
+}
+
+static void become_pending_here(void *opaque)
+{
+    struct job *job = opaque;
+
+    job_move(job, JOB_STATUS_PENDING);
+}
+
+static void announce_pending_here(void *opaque)
+{
+    struct job *job = opaque;
+
+    if (job->id && job->driver->is_block_job) {
+        BLOCK_ANNOUNCE(job_pending, job);
+    }
+}
+
+/* ---- groups ---- */
 
 void co_group_abort(struct job *trigger)
 {
@@ -120,20 +177,14 @@ void co_group_abort(struct job *trigger)
     struct job *job;
 
     group->refs++;
-    fix_result(trigger);
+    co_on_its_loop(trigger, fix_result_here);
     TAILQ_FOREACH (job, &group->jobs, in_group) {
-        if (job == trigger) {
-            continue;
-        }
-        if (job->run_ended) {
-            job->cancelled = true;
-        } else {
-            job_cancel_running(job, true);
+        if (job != trigger) {
+            co_on_its_loop(job, cancel_here);
         }
     }
     while ((job = TAILQ_FIRST(&group->jobs))) {
-        co_wait_run_ended(job);
-        co_job_settle(job);
+        co_on_its_loop(job, co_settle_here);
     }
     job_group_unref(group);
 }
@@ -144,9 +195,7 @@ void co_group_finalize(struct job_group *group)
 
     group->refs++;
     TAILQ_FOREACH (job, &group->jobs, in_group) {
-        if (job->driver->co_prepare) {
-            job->ret = job->driver->co_prepare(job);
-        }
+        co_on_its_loop(job, co_prepare_here);
         if (job->ret) {
             co_group_abort(job);
             job_group_unref(group);
@@ -154,17 +203,30 @@ void co_group_finalize(struct job_group *group)
         }
     }
     while ((job = TAILQ_FIRST(&group->jobs))) {
-        co_job_settle(job);
+        co_on_its_loop(job, co_settle_here);
     }
     job_group_unref(group);
 }
 
-static bool all_wait(const struct job_group *group)
-{
-    const struct job *job;
+struct waiting {
+    struct job *job;
+    bool yes;
+};
 
-    TAILQ_FOREACH (job, &group->jobs, in_group) {
-        if (job->status != JOB_STATUS_WAITING) {
+static void is_waiting(void *opaque)
+{
+    struct waiting *w = opaque;
+
+    w->yes = w->job->status == JOB_STATUS_WAITING;
+}
+
+static bool co_all_wait(const struct job_group *group)
+{
+    struct waiting w;
+
+    TAILQ_FOREACH (w.job, &group->jobs, in_group) {
+        co_call_on(w.job->graph->loop, is_waiting, &w);
+        if (!w.yes) {
             return false;
         }
     }
@@ -177,16 +239,14 @@ static void co_job_succeeded(struct job *job)
     struct job *other;
 
     job_move(job, JOB_STATUS_WAITING);
-    if (!all_wait(job->group)) {
+    if (!co_all_wait(job->group)) {
         return;
     }
     TAILQ_FOREACH (other, &job->group->jobs, in_group) {
-        job_move(other, JOB_STATUS_PENDING);
+        co_on_its_loop(other, become_pending_here);
         if (!other->auto_finalize) {
             manual = true;
-            if (other->id && other->driver->is_block_job) {
-                BLOCK_ANNOUNCE(job_pending, other);
-            }
+            co_on_its_loop(other, announce_pending_here);
         }
     }
     if (!manual) {
@@ -205,5 +265,6 @@ void co_job_ended(struct job *job)
             co_job_succeeded(job);
         }
     }
+    co_graph_send_home();
     graph_unlock(GRAPH_LOCK_CHANGE);
 }

@@ -11,6 +11,7 @@
 #include <assert.h>
 #include <string.h>
 #include "block/jobs/job_internal.h"
+#include "block/place.h"
 #include "util/error.h"
 
 struct job *job_find(const char *id, GError **error)
@@ -109,6 +110,7 @@ bool co_job_cancel(struct job *job, bool force, GError **error)
         job->cancelled = true;
         co_group_abort(job);
     }
+    co_graph_send_home();
     graph_unlock(GRAPH_LOCK_CHANGE);
     job_unref(job);
     return true;
@@ -138,6 +140,7 @@ bool co_job_finalize(struct job *job, GError **error)
     if (ok) {
         co_group_finalize(job->group);
     }
+    co_graph_send_home();
     graph_unlock(GRAPH_LOCK_CHANGE);
     job_unref(job);
     return ok;

@@ -107,6 +107,13 @@ void dirty_bitmap_restore(struct dirty_bitmap *b, struct hbitmap *backup);
 bool dirty_bitmap_merge(struct dirty_bitmap *dst,
                         const struct dirty_bitmap *src, struct hbitmap **backup,
                         GError **error);
+/* The same for bits that were copied from elsewhere. */
+bool dirty_bitmap_merge_bits(struct dirty_bitmap *dst,
+                             const struct hbitmap *src, struct hbitmap **backup,
+                             GError **error);
+/* A copy of b's bits, if it may be merged into another; hbitmap_free() it. */
+struct hbitmap *dirty_bitmap_copy_bits(const struct dirty_bitmap *b,
+                                       GError **error);
 /* Recording guest writes now: enabled, or frozen with an enabled successor. */
 bool dirty_bitmap_recording(const struct dirty_bitmap *b);
 /* Bytes in dirty granules; the last one counts in full, beyond the end, as QMP
