@@ -13,6 +13,7 @@
 #include "block/backend.h"
 #include "block/graph.h"
 #include "block/listener.h"
+#include "block/place.h"
 #include "util/error.h"
 
 static bool id_well_formed(const char *id)
@@ -53,12 +54,8 @@ static void co_free(struct export *e)
     g_free(e);
 }
 
-bool co_export_add(const struct export_driver *driver,
-                   const struct block_export_options *options, GError **error)
+bool export_check(const struct block_export_options *options, GError **error)
 {
-    bool writable = options->has_writable && options->writable;
-    unsigned perm = PERM_CONSISTENT_READ | (writable ? PERM_WRITE : 0);
-
     if (!id_well_formed(options->id)) {
         return error_set(error, "Invalid block export id");
     }
@@ -72,9 +69,21 @@ bool co_export_add(const struct export_driver *driver,
         return error_set(error, "Cannot find device='' nor node-name='%s'",
                          options->node_name);
     }
-    if (writable && node->read_only) {
-        return error_set(error, "Cannot export read-only node as writable");
+    return !(options->has_writable && options->writable && node->read_only) ||
+           error_set(error, "Cannot export read-only node as writable");
+}
+
+bool co_export_add(const struct export_driver *driver,
+                   const struct block_export_options *options,
+                   struct loop *wants_loop, GError **error)
+{
+    bool writable = options->has_writable && options->writable;
+    unsigned perm = PERM_CONSISTENT_READ | (writable ? PERM_WRITE : 0);
+
+    if (!export_check(options, error)) {
+        return false;
     }
+    struct node *node = node_lookup(NULL, options->node_name, NULL);
     struct backend *b = co_backend_new(NULL, node, perm, PERM_ALL, error);
 
     if (!b) {
@@ -91,11 +100,15 @@ bool co_export_add(const struct export_driver *driver,
         co_free(e);
         return false;
     }
+    b->exported_by = e;
+    b->may_move = !(options->has_fixed_iothread && options->fixed_iothread);
+    b->wants_loop = wants_loop;
     TAILQ_INSERT_HEAD(&graph_current()->exports, e, link);
     directory_add(DIRECTORY_EXPORT, e->id);
     return true;
 }
 
+/* It does not move any more, so this loop is the one. */
 static void co_end(void *opaque)
 {
     struct export *e = opaque;
@@ -107,6 +120,7 @@ static void co_end(void *opaque)
     TAILQ_REMOVE(&graph->exports, e, link);
     directory_remove(DIRECTORY_EXPORT, e->id);
     co_free(e);
+    co_graph_send_home();
     graph_unlock(GRAPH_LOCK_CHANGE);
     BLOCK_ANNOUNCE(export_deleted, id);
     co_queue_wake_all(&graph->export_waiters);
@@ -119,6 +133,7 @@ bool export_remove(struct export *e, bool hard, GError **error)
     }
     if (!e->shutting_down) {
         e->shutting_down = true;
+        e->backend->may_move = false;
         co_enter(co_create(co_end, e));
     }
     return true;
@@ -129,6 +144,10 @@ void co_exports_end(void)
     struct graph *graph = graph_current();
     struct export *e, *next;
 
+    /* The end of one may send others home. */
+    TAILQ_FOREACH (e, &graph->exports, link) {
+        e->backend->may_move = false;
+    }
     for (e = TAILQ_FIRST(&graph->exports); e; e = next) {
         next = TAILQ_NEXT(e, link);
         export_remove(e, true, NULL);

@@ -1,6 +1,7 @@
 /*
  * Commands that make, remove and resize nodes: block-core.json.
  */
+#include "aio/mailbox.h"
 #include "block/backend.h"
 #include "block/create_job.h"
 #include "block/graph.h"
@@ -11,29 +12,58 @@
 #include "qmp/visit.h"
 #include "util/error.h"
 
+/* The loop where all nodes are that the options refer to; they may have to be
+ * moved there. */
+static bool co_join_children(const struct qapi_type *type, const void *options,
+                             struct loop **loop, GError **error)
+{
+    g_autoptr(GPtrArray) names = g_ptr_array_new();
+
+    qapi_alternate_strings(type, options, &qapi_type_blockdev_ref, names);
+    qapi_alternate_strings(type, options, &qapi_type_blockdev_ref_or_null,
+                           names);
+    return co_places_join(names, loop, error);
+}
+
+struct node_call {
+    const struct blockdev_options *options;
+    bool ok;
+    GError **error;
+};
+
+static void co_add_here(void *opaque)
+{
+    struct node_call *c = opaque;
+    struct node *node = co_node_open(c->options, c->error);
+
+    if (node) {
+        /* The reference is the monitor's now. */
+        node->monitor_owned = true;
+        c->ok = true;
+    }
+}
+
 bool co_monitor_add_node(const struct blockdev_options *options, GError **error)
 {
+    struct node_call c = {.options = options, .error = error};
+    struct loop *loop;
+
     if (!options->node_name) {
         return error_set(error,
                          "'node-name' must be specified for the root node");
     }
-    struct node *node = co_node_open(options, error);
-    if (!node) {
-        return false;
+    if (co_join_children(&qapi_type_blockdev_options, options, &loop, error)) {
+        co_call_on(loop, co_add_here, &c);
     }
-    /* The reference is the monitor's now. */
-    node->monitor_owned = true;
-    return true;
-}
-
-static bool add_visit(const void *args, void *result, GError **error)
-{
-    return co_monitor_add_node(args, error);
+    return c.ok;
 }
 
 bool qmp_blockdev_add(const struct blockdev_options *args, GError **errp)
 {
-    return co_visit_change(NULL, add_visit, args, NULL, errp);
+    co_graph_lock(GRAPH_LOCK_CHANGE);
+    bool ok = co_monitor_add_node(args, errp);
+    graph_unlock(GRAPH_LOCK_CHANGE);
+    return ok;
 }
 
 static bool reopen_visit(const void *args, void *result, GError **error)
@@ -121,20 +151,36 @@ void co_monitor_close_nodes(void)
     graph_unlock(GRAPH_LOCK_CHANGE);
 }
 
-static bool create_visit(const void *args, void *result, GError **error)
+struct create_call {
+    const struct blockdev_create_args *args;
+    bool ok;
+    GError **error;
+};
+
+static void create_here(void *opaque)
 {
-    const struct blockdev_create_args *a = args;
-    struct job *job = create_job_new(a->job_id, a->options, error);
+    struct create_call *c = opaque;
+    struct job *job =
+        create_job_new(c->args->job_id, c->args->options, c->error);
 
     if (job) {
         job_start(job);
     }
-    return job != NULL;
+    c->ok = job != NULL;
 }
 
 bool qmp_blockdev_create(const struct blockdev_create_args *args, GError **errp)
 {
-    return co_visit_change(NULL, create_visit, args, NULL, errp);
+    struct create_call c = {.args = args, .error = errp};
+    struct loop *loop;
+
+    co_graph_lock(GRAPH_LOCK_CHANGE);
+    if (co_join_children(&qapi_type_blockdev_create_options, args->options,
+                         &loop, errp)) {
+        co_call_on(loop, create_here, &c);
+    }
+    graph_unlock(GRAPH_LOCK_CHANGE);
+    return c.ok;
 }
 
 static bool is_backing(const struct node *node)

@@ -16,46 +16,62 @@ static const struct export_driver *const drivers[] = {
     &vhost_user_blk_export,
 };
 
-bool co_monitor_add_export(const struct block_export_options *options,
-                           GError **error)
-{
-    bool ok = false;
+struct add_export {
+    const struct block_export_options *options;
+    struct loop *iothread; /* NULL: none is wanted */
+};
 
-    for (size_t i = 0; i < G_N_ELEMENTS(drivers); i++) {
-        if (drivers[i]->type == options->type) {
-            co_graph_lock(GRAPH_LOCK_CHANGE);
-            ok = co_export_add(drivers[i], options, error);
-            graph_unlock(GRAPH_LOCK_CHANGE);
-        }
-    }
-    return ok;
-}
-
-bool monitor_check_export(const struct block_export_options *options,
-                          GError **error)
+static bool check_visit(const void *args, void *result, GError **error)
 {
-    if (!options->iothread) {
-        return true;
-    }
-    if (!object_iothread(options->iothread, NULL)) {
-        return error_set(error, "iothread \"%s\" not found", options->iothread);
-    }
-    /* Connected nodes share one loop, and a node does not leave it. */
-    return !(options->has_fixed_iothread && options->fixed_iothread) ||
-           error_set(error, "Node '%s' cannot be moved to iothread \"%s\"",
-                     options->node_name, options->iothread);
+    return export_check(args, error);
 }
 
 static bool add_visit(const void *args, void *result, GError **error)
 {
-    return co_monitor_add_export(args, error);
+    const struct add_export *a = args;
+
+    for (size_t i = 0; i < G_N_ELEMENTS(drivers); i++) {
+        if (drivers[i]->type == a->options->type) {
+            if (co_export_add(drivers[i], a->options, a->iothread, error)) {
+                return true;
+            }
+            co_graph_send_home();
+            return false;
+        }
+    }
+    return error_set(error, "Invalid export type");
+}
+
+bool co_monitor_add_export(const struct block_export_options *options,
+                           struct loop *iothread, GError **error)
+{
+    const struct place place = {.node = options->node_name};
+    struct add_export a = {.options = options, .iothread = iothread};
+
+    if (!co_visit(&place, check_visit, options, NULL, error)) {
+        return false;
+    }
+    if (options->iothread && !iothread) {
+        return error_set(error, "iothread \"%s\" not found", options->iothread);
+    }
+    if (iothread) {
+        bool fixed = options->has_fixed_iothread && options->fixed_iothread;
+
+        if (!co_place_move(&place, iothread, fixed ? error : NULL) && fixed) {
+            return false;
+        }
+    }
+    return co_visit(&place, add_visit, &a, NULL, error);
 }
 
 bool qmp_block_export_add(const struct block_export_options *args,
                           GError **errp)
 {
-    return monitor_check_export(args, errp) &&
-           co_visit(NULL, add_visit, args, NULL, errp);
+    /* I/O threads go with the lock only. */
+    co_graph_lock(GRAPH_LOCK_CHANGE);
+    bool ok = co_monitor_add_export(args, object_loop(args->iothread), errp);
+    graph_unlock(GRAPH_LOCK_CHANGE);
+    return ok;
 }
 
 static bool del_visit(const void *args, void *result, GError **error)

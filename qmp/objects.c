@@ -8,6 +8,8 @@
 #include "aio/iothread.h"
 #include "aio/loop.h"
 #include "aio/mailbox.h"
+#include "block/graph.h"
+#include "block/place.h"
 #include "qmp/commands.h"
 #include "util/error.h"
 
@@ -134,14 +136,11 @@ bool object_add(const struct object_options *options, GError **error)
     return true;
 }
 
-struct iothread *object_iothread(const char *id, GError **error)
+struct loop *object_loop(const char *id)
 {
-    struct object *o = object_find(id);
+    struct object *o = id ? object_find(id) : NULL;
 
-    if (!o) {
-        error_set(error, "object '%s' not found", id);
-    }
-    return o ? o->thread : NULL;
+    return o ? iothread_loop(o->thread) : NULL;
 }
 
 void objects_end(void)
@@ -156,15 +155,46 @@ bool qmp_object_add(const struct object_options *args, GError **errp)
     return object_add(args, errp);
 }
 
-bool qmp_object_del(const struct object_del_args *args, GError **errp)
+/* Whoever is there only because others were, goes; *opaque becomes true if
+ * nobody is left. */
+static void co_vacate(void *opaque)
 {
-    struct object *o = object_find(args->id);
+    const struct graph *graph = graph_current();
+
+    co_graph_send_home();
+    *(bool *)opaque = TAILQ_EMPTY(&graph->nodes) &&
+                      TAILQ_EMPTY(&graph->backends) &&
+                      TAILQ_EMPTY(&graph->jobs) && TAILQ_EMPTY(&graph->exports);
+}
+
+static bool co_object_del(const char *id, GError **error)
+{
+    struct object *o = object_find(id);
+    bool empty = false;
 
     if (!o) {
-        return error_set(errp, "object '%s' not found", args->id);
+        return error_set(error, "object '%s' not found", id);
     }
+    co_call_on(iothread_loop(o->thread), co_vacate, &empty);
+    if (!empty) {
+        return error_set(error, "object '%s' is in use, can not be deleted",
+                         id);
+    }
+    /* Nobody goes round the loops meanwhile. */
+    co_graph_lock(GRAPH_LOCK_PLACES);
     g_ptr_array_remove(objects, o);
+    graph_unlock(GRAPH_LOCK_PLACES);
     return true;
+}
+
+bool qmp_object_del(const struct object_del_args *args, GError **errp)
+{
+    co_graph_lock(GRAPH_LOCK_LOOPS);
+    co_graph_lock(GRAPH_LOCK_CHANGE);
+    bool ok = co_object_del(args->id, errp);
+    graph_unlock(GRAPH_LOCK_CHANGE);
+    graph_unlock(GRAPH_LOCK_LOOPS);
+    return ok;
 }
 
 struct io_thread_info_list *qmp_query_iothreads(GError **errp)

@@ -137,7 +137,9 @@ static void sort(struct gathered *g, bool youngest_first)
             .item = list->items[i],
         };
     }
-    qsort(all, list->n, sizeof(*all), compare_serials);
+    if (list->n) {
+        qsort(all, list->n, sizeof(*all), compare_serials);
+    }
     for (size_t i = 0; i < list->n; i++) {
         list->items[youngest_first ? list->n - 1 - i : i] = all[i].item;
     }

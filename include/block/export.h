@@ -2,7 +2,8 @@
  * Exports: nodes that are served to others, and how they are told apart.
  *
  * A kind of export is a row of functions in the folder that speaks its
- * protocol. Everything here is called on the graph's loop.
+ * protocol. An export lives on the loop of its node. Unless its options forbid
+ * it, it goes along when that moves. Everything here is called on that loop.
  */
 #ifndef VARVE_BLOCK_EXPORT_H
 #define VARVE_BLOCK_EXPORT_H
@@ -38,9 +39,13 @@ struct export
     TAILQ_ENTRY(export) link; /* in the graph's list, youngest first */
 };
 
-/* The caller holds the graph's change lock. Suspends. */
+/* Whether such an export could be made, but for what its driver says. */
+bool export_check(const struct block_export_options *options, GError **error);
+/* On the loop of the node, with the change lock. wants_loop is where the user
+ * wants it to be, or NULL. Suspends. */
 bool co_export_add(const struct export_driver *driver,
-                   const struct block_export_options *options, GError **error);
+                   const struct block_export_options *options,
+                   struct loop *wants_loop, GError **error);
 /* NULL and *error if there is none. */
 struct export *export_find(const char *id, GError **error);
 /* Begins to end an export, in a coroutine of its own that takes the change

@@ -130,6 +130,12 @@ void qapi_free_at(const struct qapi_type *type, void *at);
 /* Frees what the value points to, and zeroes it; not the value itself. */
 void qapi_clear(const struct qapi_type *type, void *value);
 
+/* Adds to found every string (not a copy) that a value of the alternate's type
+ * holds, anywhere in value. */
+void qapi_alternate_strings(const struct qapi_type *type, const void *value,
+                            const struct qapi_type *alternate,
+                            GPtrArray *found);
+
 /* The value's name, or NULL if out of range; the value of a name, or -1. */
 const char *qapi_enum_str(const struct qapi_type *type, unsigned value);
 int qapi_enum_parse(const struct qapi_type *type, const char *text);

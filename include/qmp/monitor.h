@@ -74,18 +74,16 @@ void monitor_event(enum qapi_event event, const void *data);
  * ends its main loop. */
 void monitors_set_quit(void (*quit)(void *opaque), void *opaque);
 
-/* What blockdev-add does: opens a node that the monitor owns. The options must
- * name it. On the graph's loop, with the change lock or before anybody else is
- * there; suspends. */
+/* What blockdev-add does: opens a node that the monitor owns, on the loop where
+ * the nodes that it refers to are. The options must name it. With the change
+ * lock or before anybody else is there, on any loop; suspends. */
 bool co_monitor_add_node(const struct blockdev_options *options,
                          GError **error);
-/* What block-export-add does: first, on the main thread, whether its I/O thread
- * will do, and then the export, on the graph's loop; takes the change lock and
- * suspends. */
-bool monitor_check_export(const struct block_export_options *options,
-                          GError **error);
+/* What block-export-add does. iothread is the loop of the I/O thread that the
+ * options name, NULL if there is none. With the change lock or before anybody
+ * else is there, on any loop; suspends. */
 bool co_monitor_add_export(const struct block_export_options *options,
-                           GError **error);
+                           struct loop *iothread, GError **error);
 /* Lets go of all nodes of the current loop that blockdev-add made: the end of
  * the program, when exports, devices and jobs are gone. Suspends. */
 void co_monitor_close_nodes(void);

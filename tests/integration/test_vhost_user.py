@@ -185,13 +185,105 @@ def test_safe_removal_spares_clients(start):
     assert daemon.command("query-block-exports") == []
 
 
-def test_iothread_is_a_wish(start):
+def iothread(name):
+    return ("object-add", {"qom-type": "iothread", "id": name})
+
+
+def backup(source, target, **more):
+    return ("blockdev-backup", {
+        "job-id": "j", "device": source, "target": target, "sync": "none",
+        **more})
+
+
+def test_rules_of_iothreads(pair):
+    """Who may be where, and which of several complaints comes first."""
+    fixed = {"fixed_iothread": True}
+    same_conversation(*pair, [
+        iothread("t0"), iothread("t1"),
+        null_node("n"), null_node("m"), null_node("idle"),
+        null_node("ro", **{"read-only": True}),
+        export("0e", iothread="nosuch"), export(iothread="nosuch"),
+        export(node="nosuch", iothread="nosuch"),
+        export(iothread="nosuch", num_queues=0),
+        export(node="ro", iothread="nosuch", writable=True),
+        # The first one to be fixed decides; a wish gives in, a demand fails.
+        export("e0", path="{dir}/s0", iothread="t0", **fixed),
+        export("e0", node="m", iothread="nosuch"),
+        export("e1", path="{dir}/s1", iothread="t1"),
+        export("e2", path="{dir}/s2", iothread="t1", **fixed),
+        export("e3", path="{dir}/s3", iothread="t0", **fixed),
+        export("e4", path="{dir}/s4", **fixed),
+        "query-block-exports",
+        # Without any that is fixed the last wish counts.
+        export("f0", node="m", path="{dir}/s5"),
+        export("f1", node="m", path="{dir}/s6", iothread="t0"),
+        export("f2", node="m", path="{dir}/s7", iothread="t1", **fixed),
+        export("f3", node="m", path="{dir}/s8", iothread="t0", **fixed),
+        # A backup's target comes to its source, if it can.
+        backup("n", "m"), backup("m", "n"), backup("idle", "n"),
+        ("blockdev-add", {"driver": "raw", "node-name": "raw", "file": "n"}),
+        ("block-dirty-bitmap-add", {"node": "n", "name": "b"}),
+        ("block-dirty-bitmap-add", {"node": "m", "name": "b"}),
+        ("block-dirty-bitmap-merge", {
+            "node": "n", "target": "b",
+            "bitmaps": [{"node": "m", "name": "b"}]}),
+        ("block-dirty-bitmap-merge", {
+            "node": "n", "target": "b",
+            "bitmaps": ["b", {"node": "m", "name": "nosuch"}]}),
+        ("transaction", {"actions": [
+            {"type": "block-dirty-bitmap-disable",
+             "data": {"node": "n", "name": "b"}},
+            {"type": "block-dirty-bitmap-clear",
+             "data": {"node": "m", "name": "b"}},
+            {"type": "block-dirty-bitmap-remove",
+             "data": {"node": "ro", "name": "b"}}]}),
+        ("blockdev-del", {"node-name": "n"}),
+        ("blockdev-del", {"node-name": "raw"}),
+        "query-named-block-nodes",
+    ])
+
+
+def test_a_thread_in_use_stays(start):
     daemon = start(Varved)
-    daemon.command("blockdev-add", driver="null-co", node_name="n", size=MIB)
-    daemon.command("object-add", {"qom-type": "iothread", "id": "io0"})
-    daemon.command(*export(path=daemon.path("s"), iothread="io0"))
-    name, arguments = export("e2", path=daemon.path("s2"), iothread="io0",
+    daemon.command(*null_node("n"))
+    daemon.command(*iothread("t0"))
+    daemon.command(*export(path=daemon.path("s"), iothread="t0"))
+    answer = daemon.call("object-del", id="t0")
+    assert answer["error"]["desc"] == \
+        "object 't0' is in use, can not be deleted"
+    daemon.command("block-export-del", id="e")
+    daemon.qmp.wait_event("BLOCK_EXPORT_DELETED", id="e")
+    # The node has gone home.
+    daemon.command("object-del", id="t0")
+    daemon.command(*export(path=daemon.path("s")))
+
+
+def test_a_job_keeps_its_disk_where_it_is(start):
+    daemon = start(Varved)
+    daemon.command(*null_node("n"))
+    daemon.command(*null_node("target"))
+    daemon.command(*iothread("t0"))
+    daemon.command(*backup("n", "target"))
+    name, arguments = export(path=daemon.path("s"), iothread="t0",
                              fixed_iothread=True)
     answer = daemon.call(name, arguments)
     assert answer["error"]["desc"] == \
-        "Node 'n' cannot be moved to iothread \"io0\""
+        "Node 'n' cannot move to another thread because of backup job 'j'"
+    daemon.command(*export(path=daemon.path("s"), iothread="t0"))
+    daemon.command("object-del", id="t0")
+    daemon.command("block-job-cancel", device="j")
+
+
+def test_the_program_ends_with_disks_on_several_threads(start):
+    daemon = start(Varved)
+    for i in range(3):
+        daemon.command(*null_node(f"n{i}"))
+        daemon.command(*null_node(f"target{i}"))
+        daemon.command(*iothread(f"t{i}"))
+        daemon.command(*export(f"e{i}", f"n{i}", daemon.path(f"s{i}"),
+                               iothread=f"t{i}"))
+        daemon.command(*backup(f"n{i}", f"target{i}",
+                               **{"job-id": f"j{i}"}))
+    daemon.command("quit")
+    daemon.wait()
+    daemon.check_end(0)

@@ -10,6 +10,7 @@
 #include "hw/virtio_blk.h"
 #include "qapi/options.h"
 #include "qmp/monitor.h"
+#include "qmp/objects.h"
 #include "tools/common/image.h"
 #include "tools/varved/daemon.h"
 #include "util/error.h"
@@ -49,6 +50,7 @@ enum option_result apply_blockdev(struct daemon *d, const char *value,
 
 struct export_call {
     const struct block_export_options *options;
+    struct loop *iothread;
     bool ok;
     GError **error;
 };
@@ -56,7 +58,7 @@ struct export_call {
 static void co_export(void *opaque)
 {
     struct export_call *c = opaque;
-    c->ok = co_monitor_add_export(c->options, c->error);
+    c->ok = co_monitor_add_export(c->options, c->iothread, c->error);
 }
 
 enum option_result apply_export(struct daemon *d, const char *value,
@@ -70,10 +72,12 @@ enum option_result apply_export(struct daemon *d, const char *value,
     if (!options) {
         return OPTION_FAILED;
     }
-    struct export_call c = {.options = options, .error = error};
-    if (monitor_check_export(options, error)) {
-        daemon_call_graph(d, co_export, &c);
-    }
+    struct export_call c = {
+        .options = options,
+        .iothread = object_loop(options->iothread),
+        .error = error,
+    };
+    daemon_call_graph(d, co_export, &c);
     return c.ok ? OPTION_OK : OPTION_FAILED;
 }
 
