@@ -4,7 +4,7 @@
  *
  * Names, defaults and spelling are those of QEMU's virtio-blk-pci. What only
  * places a device on a bus or in a machine is accepted and does nothing. A
- * property is one row. Runs on the graph's loop.
+ * property is one row. A device is made on the loop of its drive.
  */
 #include "hw/virtio_blk.h"
 
@@ -12,7 +12,10 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "aio/loop.h"
+#include "aio/mailbox.h"
 #include "block/backend.h"
+#include "block/place.h"
 #include "hw/virtio-blk/device.h"
 #include "util/error.h"
 #include "util/keyval.h"
@@ -21,7 +24,7 @@
 struct device_options {
     const char *driver, *drive;
     struct virtio_blk_props props;
-    const char *rerror, *werror, *write_cache;
+    const char *rerror, *werror, *write_cache, *iothread;
 };
 
 enum prop_type {
@@ -63,7 +66,8 @@ static const struct prop {
     {"indirect_desc", PROP_OFF_ON, AT(props.no_indirect),
      "<bool> - offer indirect descriptors (default: on)"},
     {"ioeventfd", PROP_IGNORED, 0, NULL},
-    {"iothread", PROP_IGNORED, 0, NULL},
+    {"iothread", PROP_STR, AT(iothread),
+     "<str> - I/O thread that serves it (default: the drive's)"},
     {"logical_block_size", PROP_SIZE, AT(props.logical_bytes),
      "<size> - bytes of a block (default: 512)"},
     {"max-discard-sectors", PROP_NUMBER, AT(props.max_discard_sectors),
@@ -258,15 +262,19 @@ static struct backend *co_backend_of(const struct device_options *o,
         PERM_ALL & ~(o->props.share_rw ? 0 : PERM_WRITE), error);
 }
 
-bool co_hw_device_add(const GPtrArray *options, GError **error)
+struct device_add {
+    struct device_options options;
+    struct loop *iothread; /* NULL: where the drive is */
+    bool ok;
+    GError **error;
+};
+
+static bool co_add(struct device_add *a, GError **error)
 {
-    struct device_options o = {0};
+    struct device_options o = a->options;
     enum blockdev_on_error on_error;
     bool cache;
 
-    if (!parse(options, &o, error)) {
-        return false;
-    }
     if (o.props.id && virtio_blk_find(o.props.id, NULL)) {
         return error_set(error, "Duplicate device ID '%s'", o.props.id);
     }
@@ -282,6 +290,10 @@ bool co_hw_device_add(const GPtrArray *options, GError **error)
     }
     struct virtio_blk *dev = co_virtio_blk_new(&o.props, b, error);
 
+    if (dev) {
+        b->wants_loop = a->iothread;
+    }
+
     if (dev && o.rerror && blockdev_on_error_parse(o.rerror, &on_error) &&
         on_error != BLOCKDEV_ON_ERROR_AUTO) {
         b->on_read_error = on_error;
@@ -292,6 +304,40 @@ bool co_hw_device_add(const GPtrArray *options, GError **error)
     }
     co_backend_unref(b); /* the device holds its own reference */
     return dev != NULL;
+}
+
+static void co_add_here(void *opaque)
+{
+    struct device_add *a = opaque;
+
+    a->ok = co_add(a, a->error);
+}
+
+bool co_hw_device_add(const GPtrArray *options, struct loop *iothread,
+                      GError **error)
+{
+    struct device_add a = {.iothread = iothread, .error = error};
+
+    if (!parse(options, &a.options, error)) {
+        return false;
+    }
+    if (a.options.iothread && !iothread) {
+        return error_set(error, "Device '%s' not found", a.options.iothread);
+    }
+    const struct place place = {
+        .device = a.options.drive,
+        .node = a.options.drive,
+    };
+    struct loop *loop = iothread;
+
+    if (iothread && !co_place_move(&place, iothread, error)) {
+        return false;
+    }
+    if (!iothread && !place_find(&place, &loop)) {
+        loop = loop_current(); /* it will not be found there */
+    }
+    co_call_on(loop, co_add_here, &a);
+    return a.ok;
 }
 
 char *hw_device_help(const char *driver, GError **error)

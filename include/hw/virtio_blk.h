@@ -13,6 +13,7 @@
 
 struct backend;
 struct guest;
+struct loop;
 struct virtio_blk;
 
 /* Zero means "default" where a default is named. */
@@ -58,8 +59,12 @@ struct guest *co_virtio_blk_guest(struct virtio_blk *dev, GError **error);
 /* ---- -device (hw/virtio-blk/properties.c) ---- */
 
 /* Makes the device that `options` describes: an array of struct keyval, with
- * "driver" first, as keyval_split(text, "driver", ...) gives it. Suspends. */
-bool co_hw_device_add(const GPtrArray *options, GError **error);
+ * "driver" first, as keyval_split(text, "driver", ...) gives it. iothread is
+ * the loop of the I/O thread that they name, NULL if there is none; the drive
+ * moves there. With the change lock or before anybody else is there, on any
+ * loop. Suspends. */
+bool co_hw_device_add(const GPtrArray *options, struct loop *iothread,
+                      GError **error);
 /* The answer to -device help (driver NULL) or -device DRIVER,help; caller
  * frees. NULL and *error for an unknown driver. */
 char *hw_device_help(const char *driver, GError **error);

@@ -5,7 +5,7 @@ import subprocess
 
 import pytest
 
-from lib import QmpError, Varved, guest_request
+from lib import QmpError, Varved, guest_request, program
 from lib.steps import bitmaps
 
 MIB = 1 << 20
@@ -14,7 +14,8 @@ SIZE = 8 * MIB
 EIO, ENOSPC = 5, 28
 
 
-def make(start, rules=(), size=SIZE, directory=None, node=None, **properties):
+def make(start, rules=(), size=SIZE, directory=None, node=None, threads=(),
+         **properties):
     """A varved with a guest's disk "d0"; rules make its file fail."""
     daemon = start.prepare(Varved)
     image = os.path.join(str(directory or daemon.directory), "disk.img")
@@ -28,6 +29,8 @@ def make(start, rules=(), size=SIZE, directory=None, node=None, **properties):
             for key, value in rule.items():
                 file += f",file.inject-error.{i}.{key}={value}"
     more = "".join(f",{k}={v}" for k, v in (node or {}).items())
+    for thread in threads:
+        daemon.args += ["--object", f"iothread,id={thread}"]
     daemon.args += ["--blockdev",
                     f"driver=raw,node-name=d0,discard=unmap{more},{file}",
                     "--device", "virtio-blk,drive=d0,id=vd-d0" + "".join(
@@ -349,3 +352,49 @@ def test_nobody_has_such_a_device(varved):
         with pytest.raises(QmpError) as e:
             varved.command(command, device="nope", **more)
         assert e.value.cls == "DeviceNotFound"
+
+
+def test_a_device_on_an_io_thread(start):
+    """Errors, stop and cont, a workload, backups and the end, all from there."""
+    daemon = make(start, rules=[{"event": "write_aio", "errno": ENOSPC,
+                                 "once": "on"}],
+                  threads=["t0"], iothread="t0", werror="stop")
+    assert "in use" in daemon.call("object-del", id="t0")["error"]["desc"]
+    assert request(daemon, "write", 0, 4096, pattern=1)["status"] == "held"
+    assert io_events(daemon) == [io_error("write", "stop", ENOSPC),
+                                 ("STOP", None)]
+    assert status(daemon) == "io-error"
+    daemon.command("cont")
+    assert io_events(daemon) == [("RESUME", None)]
+    assert request(daemon, "read", 0, 4096, pattern=1,
+                   verify=True)["status"] == "ok"
+
+    daemon.command("block-dirty-bitmap-add", node="d0", name="b")
+    daemon.command("x-guest-workload-start", device="vd-d0", depth=8,
+                   **{"read-percent": 30, "verify": True})
+    daemon.command("blockdev-add", driver="null-co", node_name="target",
+                   size=SIZE)
+    for i in range(3):
+        daemon.command("blockdev-backup", job_id="j", device="d0",
+                       target="target", sync="incremental", bitmap="b")
+        daemon.command("stop")
+        daemon.command("cont")
+        assert daemon.qmp.wait_event("BLOCK_JOB_COMPLETED")["data"][
+            "offset"] > 0
+        daemon.qmp.wait_event("JOB_STATUS_CHANGE", id="j", status="null")
+        daemon.command("human-monitor-command",
+                       command_line='qemu-io target "write 0 64k"')
+    info = daemon.command("x-guest-workload-stop", device="vd-d0")
+    assert info["writes"] > 0 and info["mismatches"] == info["errors"] == 0
+    [disk] = daemon.command("query-block")
+    assert disk["qdev"] == "vd-d0"
+    # The target of a job goes home after it, so that this one can come.
+    daemon.command("blockdev-del", node_name="target")
+
+
+def test_a_device_on_no_known_thread():
+    r = subprocess.run([program("varved"), "--blockdev", "null-co,node-name=n",
+                        "--device", "virtio-blk,drive=n,iothread=nosuch"],
+                       capture_output=True, text=True)
+    assert r.returncode == 1
+    assert "Device 'nosuch' not found" in r.stderr

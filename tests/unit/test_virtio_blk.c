@@ -235,7 +235,7 @@ static char *co_try(const char *text)
     g_autoptr(GError) error = NULL;
     g_autoptr(GPtrArray) options = keyval_split(text, "driver", NULL);
 
-    if (!co_hw_device_add(options, &error)) {
+    if (!co_hw_device_add(options, NULL, &error)) {
         return g_strdup(error->message);
     }
     return g_strdup("");

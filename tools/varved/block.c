@@ -335,6 +335,7 @@ void co_drives_close(struct daemon *d)
 
 struct device_call {
     const GPtrArray *pairs;
+    struct loop *iothread;
     bool ok;
     GError **error;
 };
@@ -342,12 +343,16 @@ struct device_call {
 static void co_device(void *opaque)
 {
     struct device_call *c = opaque;
-    c->ok = co_hw_device_add(c->pairs, c->error);
+    c->ok = co_hw_device_add(c->pairs, c->iothread, c->error);
 }
 
 static bool add_device(struct daemon *d, const GPtrArray *pairs, GError **error)
 {
-    struct device_call c = {.pairs = pairs, .error = error};
+    struct device_call c = {
+        .pairs = pairs,
+        .iothread = object_loop(pairs_find(pairs, "iothread")),
+        .error = error,
+    };
     daemon_call_graph(d, co_device, &c);
     return c.ok;
 }
