@@ -12,6 +12,14 @@
 #include "qmp/visit.h"
 #include "util/error.h"
 
+static void add_references(const struct qapi_type *type, const void *options,
+                           GPtrArray *names)
+{
+    qapi_alternate_strings(type, options, &qapi_type_blockdev_ref, names);
+    qapi_alternate_strings(type, options, &qapi_type_blockdev_ref_or_null,
+                           names);
+}
+
 /* The loop where all nodes are that the options refer to; they may have to be
  * moved there. */
 static bool co_join_children(const struct qapi_type *type, const void *options,
@@ -19,9 +27,7 @@ static bool co_join_children(const struct qapi_type *type, const void *options,
 {
     g_autoptr(GPtrArray) names = g_ptr_array_new();
 
-    qapi_alternate_strings(type, options, &qapi_type_blockdev_ref, names);
-    qapi_alternate_strings(type, options, &qapi_type_blockdev_ref_or_null,
-                           names);
+    add_references(type, options, names);
     return co_places_join(names, loop, error);
 }
 
@@ -77,12 +83,24 @@ static bool reopen_visit(const void *args, void *result, GError **error)
 
 bool qmp_blockdev_reopen(const struct blockdev_reopen_args *args, GError **errp)
 {
-    const struct blockdev_options *first =
-        args->options.n ? args->options.items[0] : NULL;
-    /* Nodes that change together live on one loop. */
-    const struct place place = {.node = first ? first->node_name : NULL};
+    g_autoptr(GPtrArray) names = g_ptr_array_new();
+    struct loop *loop;
+    struct place place = {0};
 
-    return co_visit_change(&place, reopen_visit, args, NULL, errp);
+    for (size_t i = 0; i < args->options.n; i++) {
+        const struct blockdev_options *o = args->options.items[i];
+        if (o->node_name) {
+            place.node = o->node_name;
+            g_ptr_array_add(names, o->node_name);
+        }
+        add_references(&qapi_type_blockdev_options, o, names);
+    }
+    /* Nodes that change together live on one loop. */
+    co_graph_lock(GRAPH_LOCK_CHANGE);
+    bool ok = co_places_join(names, &loop, errp) &&
+              co_visit(&place, reopen_visit, args, NULL, errp);
+    graph_unlock(GRAPH_LOCK_CHANGE);
+    return ok;
 }
 
 static bool used_by_backend(const struct node *node)

@@ -274,6 +274,24 @@ def test_a_job_keeps_its_disk_where_it_is(start):
     daemon.command("block-job-cancel", device="j")
 
 
+def test_a_disk_on_a_thread_gets_another_child(start):
+    """What it is to be connected with comes to where it is."""
+    daemon = start(Varved)
+    daemon.command(*iothread("t0"))
+    for name in "a", "b":
+        daemon.command(*null_node(name))
+    daemon.command("blockdev-add", driver="raw", node_name="n", file="a")
+    daemon.command(*export(path=daemon.path("s"), iothread="t0"))
+    daemon.command("blockdev-reopen", options=[
+        {"driver": "raw", "node-name": "n", "file": "b"}])
+    assert "in use" in daemon.call("blockdev-del",
+                                   node_name="b")["error"]["desc"]
+    daemon.command("blockdev-del", node_name="a")
+    daemon.command("block-export-del", id="e")
+    daemon.qmp.wait_event("BLOCK_EXPORT_DELETED", id="e")
+    daemon.command("object-del", id="t0")
+
+
 def test_the_program_ends_with_disks_on_several_threads(start):
     daemon = start(Varved)
     for i in range(3):
