@@ -27,7 +27,8 @@ struct compare {
     bool strict, quiet;
     struct progress progress;
     struct co_pool pool;
-    int64_t mismatch; /* lowest offset found, or INT64_MAX */
+    int64_t mismatch;        /* lowest offset found, or INT64_MAX */
+    int64_t status_mismatch; /* with strict; or -1 */
     int64_t total, done;
     int status;
 };
@@ -103,6 +104,16 @@ static int co_compare_chunk(void *opaque)
     return ret;
 }
 
+/* What -s compares. Whether the run goes up to the end of the image counts:
+ * that is how qemu-img has it. */
+static unsigned strict_status(const struct backend *b,
+                              const struct img_known *known)
+{
+    return (known->flags &
+            (BLOCK_DATA | BLOCK_ZERO | BLOCK_ALLOCATED | BLOCK_COMPRESSED)) |
+           (known->end == backend_length(b) ? BLOCK_EOF : 0);
+}
+
 /* Compares [offset, end) where both images exist; side < 0 for both, else only
  * that image, with zeroes. */
 static void co_compare_range(struct compare *c, int64_t offset, int64_t end,
@@ -110,6 +121,7 @@ static void co_compare_range(struct compare *c, int64_t offset, int64_t end,
 {
     while (offset < end && c->pool.result == 0) {
         bool zero[2] = {true, true};
+        unsigned strict[2];
         int64_t bytes = end - offset;
 
         for (int side = 0; side < 2; side++) {
@@ -127,6 +139,11 @@ static void co_compare_range(struct compare *c, int64_t offset, int64_t end,
                 return;
             }
             zero[side] = flags & BLOCK_ZERO;
+            strict[side] = strict_status(c->image[side], &c->known[side]);
+        }
+        if (c->strict && strict[0] != strict[1]) {
+            c->status_mismatch = offset;
+            return;
         }
         if (zero[0] && zero[1]) {
             offset += bytes;
@@ -165,8 +182,11 @@ static void co_compare_images(struct compare *c)
     if (c->status) {
         return;
     }
-    c->status = c->mismatch != INT64_MAX;
-    if (!c->quiet && c->status) {
+    c->status = c->mismatch != INT64_MAX || c->status_mismatch >= 0;
+    if (!c->quiet && c->status && c->mismatch == INT64_MAX) {
+        printf("Strict mode: Offset %" PRId64 " block status mismatch!\n",
+               c->status_mismatch);
+    } else if (!c->quiet && c->status) {
         printf("Content mismatch at offset %" PRId64 "!\n", c->mismatch);
     } else if (!c->quiet) {
         printf("Images are identical.\n");
@@ -207,7 +227,8 @@ static bool take_object(const char *argument, void *opaque, int *status)
 
 static int compare_run(int argc, char **argv)
 {
-    struct compare c = {.pool.limit = TASKS, .mismatch = INT64_MAX};
+    struct compare c = {
+        .pool.limit = TASKS, .mismatch = INT64_MAX, .status_mismatch = -1};
     const char *cache = NULL;
     bool progress = false, force_share = false, image_opts = false;
     const struct tool_option rows[] = {
@@ -247,8 +268,9 @@ const struct subcommand cmd_compare = {
     .help =
         "  -f, -F FMT  formats of the first and the second image\n"
         "  -T CACHE    cache mode: none, writeback (the default), unsafe ...\n"
-        "  -s          strict: different sizes differ, even if the rest is "
-        "zero\n"
+        "  -s          strict: sizes, and what is allocated or zero, have to "
+        "be "
+        "the same\n"
         "  -p          show progress\n"
         "  -q          print nothing\n"
         "  --image-opts  FILE1 and FILE2 are lists of options\n"
