@@ -16,7 +16,7 @@
 #include "util/range.h"
 
 enum {
-    CHUNK = 1024 * 1024,
+    CHUNK = 256 * 1024, /* what the file driver copies without a hand-over */
     TASKS = 8,
 };
 

@@ -17,7 +17,7 @@
 #include "util/range.h"
 
 enum {
-    CHUNK = 1024 * 1024,
+    CHUNK = 256 * 1024, /* what the file driver copies without a hand-over */
     TASKS = 8,
     STEP = 4096, /* what differs is written in multiples of this */
 };
