@@ -267,6 +267,9 @@ static void co_reconnect(struct guest_vhost *v)
             break;
         }
         g_info("%s", error->message);
+        if (v->closing) {
+            break; /* whoever waits for that would have to wait for a pause */
+        }
         co_sleep_wait(&v->pause, pause);
         pause = min_i64(2 * pause, MAX_PAUSE_NS);
     }
