@@ -13,7 +13,7 @@
 
 #define OPEN "driver=qcow2,file=disk,data-file=data,discard=unmap"
 
-static const struct shape {
+static const struct layout {
     const char *create;
     int64_t size;
     bool raw;
@@ -44,7 +44,7 @@ static struct node *co_data_disk(void)
     return data;
 }
 
-static void co_random_shape(const struct shape *shape, unsigned seed)
+static void co_random_shape(const struct layout *shape, unsigned seed)
 {
     struct node *file = co_mem_disk("disk"), *data = co_data_disk();
     g_autofree char *create =
