@@ -132,6 +132,11 @@ static int measure_run(int argc, char **argv)
         tool_error("--size N cannot be used together with a filename.");
         return 1;
     }
+    if (snapshot) {
+        tool_error("Failed to load snapshot: internal snapshots cannot be "
+                   "opened yet");
+        return 1;
+    }
     return check_format(&o) ? tool_run(co_measure, &o) : 1;
 }
 
