@@ -113,6 +113,30 @@ static bool co_qemu_io(const void *args, void *result, GError **error)
     return true;
 }
 
+/* Beside commands that change the graph, for these may wait for a request that
+ * only such a line lets go on. */
+static bool co_qemu_io_as_is(const void *args, void *result, GError **error)
+{
+    const struct io_line *line = args;
+    struct backend *b = line->is_device ? find_device(line->device, error)
+                                        : backend_find(line->device, NULL);
+    struct io_session session = {
+        .out = line->out, .err = line->out, .program = "qemu-io"};
+
+    if (!b && line->is_device) {
+        return false;
+    }
+    session.node = b ? b->node : node_lookup(line->device, line->device, error);
+    if (b && line->is_device) {
+        co_backend_unref(b); /* the device holds it */
+    }
+    if (!b && !session.node) {
+        return false;
+    }
+    co_io_command(&session, line->command);
+    return true;
+}
+
 /* ---- the monitor ---- */
 
 static bool co_do_qemu_io(char *const *word, int n, FILE *out, GError **error)
@@ -137,7 +161,9 @@ static bool co_do_qemu_io(char *const *word, int n, FILE *out, GError **error)
         .device = word[first],
         .node = is_device ? NULL : word[first],
     };
-    return co_visit_change(&place, co_qemu_io, &line, NULL, error);
+    return io_command_leaves_graph(line.command)
+               ? co_visit(&place, co_qemu_io_as_is, &line, NULL, error)
+               : co_visit_change(&place, co_qemu_io, &line, NULL, error);
 }
 
 static void co_line(const char *text, FILE *out)

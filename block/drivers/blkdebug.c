@@ -9,12 +9,14 @@
  * the node is opened, so its rules are armed from the start.
  *
  * All rules of one event look at the state as it was before any of them.
+ * Breakpoints (breaks.h) come last.
  */
 #include <assert.h>
 #include <errno.h>
 #include <inttypes.h>
 
 #include "aio/coroutine.h"
+#include "block/breaks.h"
 #include "block/driver.h"
 #include "block/graph.h"
 #include "block/node.h"
@@ -48,6 +50,7 @@ struct blkdebug_state {
     size_t n_state_rules;
     struct error_rule *error_rules;
     size_t n_error_rules;
+    struct breaks breaks;
     unsigned take, unshare;     /* enum perm */
     struct block_limits limits; /* as given; 0: the child's */
 };
@@ -81,7 +84,15 @@ static void happen(struct blkdebug_state *s, enum blkdebug_event event)
 
 static void co_blkdebug_event(struct node *node, enum blkdebug_event event)
 {
-    happen(node->state, event);
+    struct blkdebug_state *s = node->state;
+
+    happen(s, event);
+    co_breaks_hit(&s->breaks, event);
+}
+
+static struct breaks *blkdebug_breaks(struct node *node)
+{
+    return &((struct blkdebug_state *)node->state)->breaks;
 }
 
 static bool hits(const struct error_rule *r, enum blkdebug_io_type kind,
@@ -260,12 +271,14 @@ static bool co_blkdebug_open(struct node *node,
         return false;
     }
     node->length = node->file->child->length;
+    breaks_init(&s->breaks);
     happen(s, BLKDEBUG_EVENT_NONE);
     return true;
 }
 
 static void co_blkdebug_close(struct node *node)
 {
+    breaks_free(blkdebug_breaks(node));
     free_rules(node->state);
 }
 
@@ -392,4 +405,5 @@ const struct block_driver driver_blkdebug = {
     .refresh_filename = blkdebug_refresh_filename,
     .child_perm = blkdebug_child_perm,
     .co_debug_event = co_blkdebug_event,
+    .breaks = blkdebug_breaks,
 };

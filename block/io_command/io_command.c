@@ -13,14 +13,16 @@
 #include "util/error.h"
 
 const struct io_command *const io_commands[] = {
-    &io_command_aio_flush, &io_command_aio_read,
-    &io_command_aio_write, &io_command_alloc,
-    &io_command_discard,   &io_command_flush,
-    &io_command_help,      &io_command_length,
-    &io_command_map,       &io_command_read,
-    &io_command_readv,     &io_command_sleep,
-    &io_command_truncate,  &io_command_write,
-    &io_command_writev,    NULL,
+    &io_command_aio_flush,    &io_command_aio_read,
+    &io_command_aio_write,    &io_command_alloc,
+    &io_command_break,        &io_command_discard,
+    &io_command_flush,        &io_command_help,
+    &io_command_length,       &io_command_map,
+    &io_command_read,         &io_command_readv,
+    &io_command_remove_break, &io_command_resume,
+    &io_command_sleep,        &io_command_truncate,
+    &io_command_wait_break,   &io_command_write,
+    &io_command_writev,       NULL,
 };
 
 static const struct io_command *find_in(const struct io_command *const *rows,
@@ -160,7 +162,10 @@ static bool co_run(struct io_session *s, char **word, int n)
         fprintf(s->err, "command \"%s\" not found\n", word[0]);
         return false;
     }
-    if (!args.command->no_file && (!s->backend || !s->backend->node)) {
+    struct node *node = s->backend ? s->backend->node : NULL;
+    bool there = node || (args.command->graph_as_is && s->node);
+
+    if (!args.command->no_file && !there) {
         fprintf(s->err, "no file open, try 'help open'\n");
         return false;
     }
@@ -168,6 +173,23 @@ static bool co_run(struct io_session *s, char **word, int n)
            (args.command->no_file || co_permit(s, args.command->perm)) &&
            parse_options(s, &args, word + 1, n - 1) &&
            args.command->co_run(s, &args);
+}
+
+struct node *io_node(const struct io_session *s)
+{
+    return s->backend ? s->backend->node : s->node;
+}
+
+bool io_command_leaves_graph(const char *line)
+{
+    g_auto(GStrv) word = g_strsplit_set(line, " \t\n", -1);
+    char **first = word;
+
+    while (*first && !**first) {
+        first++;
+    }
+    const struct io_command *c = *first ? find_in(io_commands, *first) : NULL;
+    return c && c->graph_as_is;
 }
 
 bool co_io_command(struct io_session *s, const char *line)

@@ -170,6 +170,7 @@ static void co_aio_read_entry(void *opaque)
     int64_t since = io_now_ns();
 
     int ret = co_backend_preadv(a->s->backend, a->r.offset, &iov, 0);
+    co_pause();
     if (ret < 0) {
         io_failed(a->s, "readv", ret);
     } else {

@@ -256,6 +256,7 @@ static void co_aio_write_entry(void *opaque)
     } else {
         ret = co_backend_pwrite_zeroes(b, a->w.offset, a->w.bytes, a->w.flags);
     }
+    co_pause(); /* also what was done at once is told when somebody waits */
     if (ret < 0) {
         io_failed(a->s, "aio_write", ret);
     } else {

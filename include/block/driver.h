@@ -23,6 +23,7 @@
 #include "qapi/types.h"
 #include "util/iov.h"
 
+struct breaks;
 struct node;
 struct edge;
 
@@ -181,6 +182,8 @@ struct block_driver {
     void (*refresh_filename)(struct node *node);
     /* blkdebug's events; a node without it passes them down. */
     void (*co_debug_event)(struct node *node, enum blkdebug_event event);
+    /* Where the node keeps breakpoints; missing: the primary child may. */
+    struct breaks *(*breaks)(struct node *node);
 };
 
 /* Every driver of the program, sorted by name, NULL-terminated. */

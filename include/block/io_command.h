@@ -21,8 +21,12 @@ struct io_command;
 /* Who types. Members stay as they are from command to command. */
 struct io_session {
     struct backend *backend; /* NULL: no file is open */
+    struct node *node;       /* without a backend, for commands that look at the
+                                node alone; NULL: none */
     FILE *out, *err;
     const char *program; /* stands before error messages */
+    FILE *breaks_out;    /* where breakpoints tell of requests, as long as they
+                            exist; may be NULL */
     size_t misalign;     /* memory of requests is off by so many bytes */
     const struct io_command *const *more; /* rows of the program, ended by
                                              NULL; may be NULL */
@@ -51,6 +55,8 @@ struct io_command {
     const char *help; /* or NULL */
     unsigned perm;    /* enum perm: what it needs beyond reading */
     bool no_file;     /* works without one */
+    bool graph_as_is; /* looks at the node alone, and may run beside commands
+                         that change the graph */
     /* false: it failed, and has said why. */
     bool (*co_run)(struct io_session *s, const struct io_args *args);
 };
@@ -58,6 +64,8 @@ struct io_command {
 /* Runs one line; an empty one is nothing. false: it failed, and session->out or
  * ->err says why. Adds to the backend's permissions what the command needs. */
 bool co_io_command(struct io_session *s, const char *line);
+/* True if the line's command is of kind graph_as_is. */
+bool io_command_leaves_graph(const char *line);
 /* Waits for what aio_read and aio_write started: before the backend goes. */
 void co_io_session_drain(struct io_session *s);
 

@@ -78,3 +78,35 @@ def test_permissions_are_given_back(daemons):
     varved.command("blockdev-add", driver="raw", node_name="alone", file="n0")
     varved.command("blockdev-del", node_name="alone")
     varved.command("block_resize", device="drive0", size=2 * MIB)
+
+
+def test_a_request_stops_until_another_line_lets_it_go(start):
+    """Also while the command that it belongs to waits; and a daemon that is
+    told to end does not wait."""
+    varved = start(Varved)
+    other = varved.connect(1)
+    varved.command("blockdev-add", {
+        "driver": "raw", "node-name": "n", "file": {
+            "driver": "blkdebug", "node-name": "d",
+            "image": {"driver": "null-co", "size": MIB}}})
+
+    def say(line):
+        return varved.command(*human(f'qemu-io n "{line}"'))
+
+    def write():
+        other.send({"execute": "human-monitor-command", "arguments": {
+            "command-line": 'qemu-io n "write 0 512"'}})
+    assert say("break nonsense A").startswith("Could not set breakpoint: ")
+    assert say("break pwritev A") == ""
+    write()
+    assert say("wait_break A") == ""
+    assert say("resume B").startswith("Could not resume request: ")
+    assert varved.command(*human('qemu-io d "resume A"')) == ""
+    assert other.answer()["return"].startswith("wrote 512/512 ")
+    assert say("remove_break A").startswith("Could not remove breakpoint A: ")
+    assert say("break pwritev A") == ""
+    write()
+    assert say("wait_break A") == ""
+    varved.qmp.send({"execute": "human-monitor-command", "arguments": {
+        "command-line": 'qemu-io n "wait_break nobody"'}})
+    varved.terminate()

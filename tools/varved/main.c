@@ -18,6 +18,7 @@
 #include "aio/loop.h"
 #include "aio/mailbox.h"
 #include "block/backend.h"
+#include "block/breaks.h"
 #include "block/export.h"
 #include "block/job.h"
 #include "block/place.h"
@@ -81,6 +82,11 @@ static void visit_graph(struct daemon *d, co_fn *fn)
     }
 }
 
+static void co_release_breaks(void *opaque)
+{
+    breaks_release_all();
+}
+
 static void co_cancel_jobs(void *opaque)
 {
     co_jobs_cancel_all();
@@ -88,6 +94,9 @@ static void co_cancel_jobs(void *opaque)
 
 static void co_stop_work(void *opaque)
 {
+    co_graph_lock(GRAPH_LOCK_LOOPS);
+    co_graphs_each(co_release_breaks, NULL, false);
+    graph_unlock(GRAPH_LOCK_LOOPS);
     co_vm_stop(RUN_STATE_SHUTDOWN);
     co_graph_lock(GRAPH_LOCK_LOOPS);
     co_graphs_each(co_cancel_jobs, NULL, false);
