@@ -39,8 +39,9 @@ struct node_reopen {
 };
 
 struct node_info {
-    int64_t cluster_size; /* 0 = has no clusters */
-    bool is_dirty;        /* unclean shutdown flag of the format */
+    int64_t cluster_size;    /* 0 = has no clusters */
+    bool is_dirty;           /* unclean shutdown flag of the format */
+    int64_t vm_state_offset; /* where the state of a machine would begin */
 };
 
 /* Arguments of an image creation that every format understands. */

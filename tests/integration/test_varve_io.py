@@ -273,11 +273,91 @@ def test_every_command_has_help(sides):
         assert said["status"] == 0
 
 
-def test_options_that_are_not_supported_are_refused_by_name(sides):
-    for option in ("--snapshot", "--copy-on-read"):
-        said = play("varve-io", sides[0], [option, "-f", "raw", "a.raw"])
-        assert said["status"] == 1
-        assert option in said["stderr"]
+@pytest.fixture
+def chains(sides):
+    """o.qcow2 over a.raw, which holds data."""
+    for directory in sides:
+        play("qemu-io", directory, ["-f", "raw", "a.raw",
+                                    *commands("write -P 1 0 512k")])
+        subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", "-b",
+                        "a.raw", "-F", "raw", "o.qcow2"], cwd=directory,
+                       check=True)
+    return sides
+
+
+@pytest.mark.parametrize("args", [
+    ["-s", "-f", "raw", "a.raw",
+     *commands("write -P 9 0 512", "read -P 9 0 512", "read -P 1 512 1k",
+               "map", "info", "length")],
+    ["-s", "-r", "-f", "raw", "a.raw", *commands("write 0 512", "read 0 1k")],
+    ["-s", "--image-opts", "driver=qcow2,file.filename=o.qcow2",
+     *commands("write -P 9 0 512", "info", "map")],
+    ["--snapshot", "missing", "-c", "length"],
+    ["-C", "-f", "qcow2", "o.qcow2",
+     *commands("read -P 1 0 64k", "map", "info", "write 64k 64k", "map")],
+    ["--copy-on-read", "-r", "-f", "qcow2", "o.qcow2", "-c", "length"],
+    commands("open -s -o driver=raw a.raw", "write -P 3 0 512",
+             "read -P 3 0 512", "close", "open -o driver=raw a.raw",
+             "read -P 1 0 512", "close", "open -C -o driver=qcow2 o.qcow2",
+             "read 128k 64k", "map"),
+    ["-T", "nonsense", "-f", "raw", "a.raw", "-c", "length"],
+    ["--object", "nonsense,id=a", "a.raw"],
+    ["--object", "iothread,id=a", "a.raw"],
+    ["-rUnf", "raw", "a.raw", "-c", "length"],
+    ["--read", "-f", "raw", "a.raw", "-c", "write 0 512"],
+], ids=" ".join)
+def test_layers_on_top_and_other_options(chains, args):
+    compare(chains, args)
+
+
+BLKDEBUG = ["--image-opts", "driver=raw,file.driver=blkdebug,"
+            "file.image.driver=file,file.image.filename=a.raw"]
+BREAKS = {
+    "a request stops and goes on": [
+        "break write_aio A", "aio_write 0 512", "wait_break A", "length",
+        "resume A", "aio_flush"],
+    "what does not exist": [
+        "break nonsense A", "remove_break A", "resume A", "break pwritev",
+        "break", "wait_break", "resume", "remove_break"],
+    "it stops once": [
+        "break pwritev A", "aio_write 0 512", "wait_break A", "resume B",
+        "resume A", "resume A", "aio_flush", "write 0 512"],
+    "several at once": [
+        "break pwritev A", "break pwritev B", "aio_write 0 512",
+        "wait_break A", "wait_break B", "resume A", "length", "resume B",
+        "aio_flush"],
+    "one after the other": [
+        "break pwritev A", "break pwritev_done A", "aio_write 0 512",
+        "wait_break A", "resume A", "wait_break A", "resume A", "aio_flush"],
+    "removed before": [
+        "break pwritev A", "remove_break A", "aio_write 0 512", "aio_flush",
+        "remove_break A"],
+    "removed while it stops one": [
+        "break pwritev A", "aio_write 0 512", "wait_break A",
+        "remove_break A", "aio_flush"],
+    "never reached": ["break none A", "write 0 512"],
+    "a read": ["write -P 7 0 64k", "break read_aio A", "aio_read -P 7 0 64k",
+               "wait_break A", "resume A", "aio_flush"],
+}
+
+
+@pytest.mark.parametrize("run", BREAKS)
+def test_breakpoints(sides, run):
+    compare(sides, [*BLKDEBUG, *commands(*BREAKS[run])])
+
+
+def test_breakpoints_need_blkdebug_somewhere(sides):
+    lines = commands("break pwritev A", "remove_break A", "resume A")
+    compare(sides, ["-f", "raw", "a.raw", *lines])
+    compare(sides, lines)
+
+
+@pytest.mark.parametrize("end", ["quit", "close", "length"])
+def test_the_end_lets_go_what_stands(sides, end):
+    """The peer waits for ever."""
+    said = play("varve-io", sides[0], [*BLKDEBUG, *commands(
+        "break pwritev A", "aio_write 0 512", "wait_break A", end)])
+    assert said["status"] == 0 and "wrote 512/512" in said["stdout"]
 
 
 def test_help_and_version(sides):

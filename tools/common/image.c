@@ -10,6 +10,7 @@
 
 #include "qapi/codec.h"
 #include "qapi/options.h"
+#include "tools/common/layers.h"
 #include "util/error.h"
 #include "util/keyval.h"
 
@@ -322,7 +323,7 @@ static void add_program_options(GPtrArray *pairs, const struct image_open *how)
         {"aio", how->aio},
         {"discard",
          how->discard ? how->discard : (how->writable ? "unmap" : NULL)},
-        {"read-only", how->writable ? NULL : "on"},
+        {"read-only", how->writable && !how->snapshot ? NULL : "on"},
         {"force-share", how->force_share ? "on" : NULL},
     };
     for (size_t i = 0; i < G_N_ELEMENTS(own); i++) {
@@ -352,5 +353,13 @@ struct node *co_image_open(const struct image_open *how, bool *writethrough,
         co_image_options(pairs, writethrough ? writethrough : &ignored, error);
     const struct open_defaults defaults = {.no_backing = how->no_backing,
                                            .check = how->check};
-    return options ? co_node_open_with(options, &defaults, error) : NULL;
+    struct node *node =
+        options ? co_node_open_with(options, &defaults, error) : NULL;
+    if (node && how->snapshot) {
+        node = co_layer_snapshot(node, !how->writable, error);
+    }
+    if (node && how->copy_on_read) {
+        node = co_layer_copy_on_read(node, error);
+    }
+    return node;
 }

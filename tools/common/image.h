@@ -42,6 +42,8 @@ struct image_open {
     bool steady;     /* nobody else may write to it meanwhile */
     bool image_opts; /* filename is a list of options */
     bool no_backing; /* whatever the image names stays closed */
+    bool snapshot;   /* what is written goes to a file that vanishes */
+    bool copy_on_read;
 };
 /* The caller owns the reference. writethrough may be NULL. Suspends. */
 struct node *co_image_open(const struct image_open *how, bool *writethrough,

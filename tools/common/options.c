@@ -10,6 +10,7 @@
 #include "qapi/options.h"
 #include "tools/common/tool.h"
 #include "util/error.h"
+#include "util/keyval.h"
 
 enum {
     MAX_ROWS = 63,
@@ -107,6 +108,79 @@ int tool_options(int argc, char **argv, const struct tool_option *rows,
         }
     }
     return optind;
+}
+
+void tool_options_help(const struct tool_option *rows)
+{
+    for (; rows->letter || rows->name; rows++) {
+        char left[40], letter[8] = "    ";
+
+        if (!rows->help) {
+            continue;
+        }
+        if (rows->letter) {
+            g_snprintf(letter, sizeof(letter), "-%c%s", rows->letter,
+                       rows->name ? ", " : "");
+        }
+        g_snprintf(left, sizeof(left), "%s%s%s%s%s", letter,
+                   rows->name ? "--" : "", rows->name ? rows->name : "",
+                   rows->argument ? " " : "",
+                   rows->argument ? rows->argument : "");
+        printf("  %-22s %s\n", left, rows->help);
+    }
+}
+
+static void warn_of_event(const char *name)
+{
+    if (*name && *name != '#' && !strpbrk(name, "*?")) {
+        tool_error("warning: trace event '%s' does not exist",
+                   name + (*name == '-'));
+    }
+}
+
+static bool warn_of_file(const char *path)
+{
+    g_autofree char *text = NULL;
+
+    if (!g_file_get_contents(path, &text, NULL, NULL)) {
+        tool_error("%s: cannot be read", path);
+        return false;
+    }
+    g_auto(GStrv) lines = g_strsplit(text, "\n", -1);
+    for (char **line = lines; *line; line++) {
+        warn_of_event(g_strstrip(*line));
+    }
+    return true;
+}
+
+bool tool_take_trace(const char *argument, void *opaque, int *status)
+{
+    g_autoptr(GError) error = NULL;
+    g_autoptr(GPtrArray) pairs = keyval_split(argument, "enable", &error);
+
+    if (!pairs) {
+        tool_fail(&error);
+        return false;
+    }
+    for (guint i = 0; i < pairs->len; i++) {
+        const struct keyval *kv = pairs->pdata[i];
+
+        if (!strcmp(kv->key, "enable") && !strcmp(kv->value, "help")) {
+            *status = 0;
+            return false;
+        }
+        if (!strcmp(kv->key, "enable")) {
+            warn_of_event(kv->value);
+        } else if (!strcmp(kv->key, "events")) {
+            if (!warn_of_file(kv->value)) {
+                return false;
+            }
+        } else if (strcmp(kv->key, "file") != 0) {
+            tool_error("Invalid parameter '%s'", kv->key);
+            return false;
+        }
+    }
+    return true;
 }
 
 bool tool_take_object(const char *argument, void *opaque, int *status)

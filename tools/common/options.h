@@ -40,6 +40,8 @@ struct tool_option {
      * said. */
     bool (*take)(const char *argument, void *opaque, int *status);
     void *opaque;
+    /* For tool_options_help(); help NULL: the option is not shown. */
+    const char *argument, *help;
 };
 
 /* Reads argv[1..argc), moving words behind options. Returns the index of the
@@ -48,6 +50,12 @@ struct tool_option {
 int tool_options(int argc, char **argv, const struct tool_option *rows,
                  int *status);
 
+/* Prints a line for each option that has help. */
+void tool_options_help(const struct tool_option *rows);
+
+/* For `take`: -T [[enable=]PATTERN][,events=FILE][,file=FILE]. There are no
+ * trace events: says so for each that is named. */
+bool tool_take_trace(const char *argument, void *opaque, int *status);
 /* For `take`: --object TYPE,id=ID,... Nothing that a tool opens needs an object
  * yet, so that it refuses all types; `help` lists none. */
 bool tool_take_object(const char *argument, void *opaque, int *status);

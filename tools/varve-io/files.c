@@ -8,6 +8,8 @@
 #include <stdlib.h>
 
 #include "block/backend.h"
+#include "block/breaks.h"
+#include "block/graph.h"
 #include "block/types.h"
 #include "tools/common/image_info.h"
 #include "util/error.h"
@@ -46,6 +48,7 @@ bool co_file_open(struct io_session *s, const struct image_open *how)
 void co_file_close(struct io_session *s)
 {
     if (s->backend) {
+        breaks_release_all(); /* or the rest would wait for ever */
         co_io_session_drain(s);
         co_backend_unref(s->backend);
         s->backend = NULL;
@@ -60,6 +63,8 @@ static bool co_open(struct io_session *s, const struct io_args *args)
         .aio = args->given['k'] ? "native" : args->option['i'],
         .writable = !args->given['r'],
         .force_share = args->given['U'],
+        .snapshot = args->given['s'],
+        .copy_on_read = args->given['C'],
     };
     g_autofree char *list = NULL;
 
@@ -85,12 +90,14 @@ static bool co_open(struct io_session *s, const struct io_args *args)
 static const struct io_command command_open = {
     .name = "open",
     .alias = "o",
-    .options = "rnkUt:d:i:o:",
+    .options = "rsCnkUt:d:i:o:",
     .min = 1,
     .max = -1,
-    .usage = "[-rnkU] [-t cache] [-d discard] [-i aio] [-o options] [path]",
+    .usage = "[-rsCnkU] [-t cache] [-d discard] [-i aio] [-o options] [path]",
     .what = "opens a file for the commands that follow",
     .help = " -r, for reading only\n"
+            " -s, what is written goes to a temporary file\n"
+            " -C, what is read from the backing file stays in it\n"
             " -n, as -t none\n"
             " -k, as -i native\n"
             " -U, another process may write to it\n"
@@ -121,7 +128,7 @@ static const struct io_command command_close = {
 
 static bool co_info(struct io_session *s, const struct io_args *args)
 {
-    struct node *node = s->backend->node;
+    struct node *node = node_skip_filters(s->backend->node);
     struct node_info info = {0};
     g_autoptr(GError) error = NULL;
 
@@ -133,9 +140,8 @@ static bool co_info(struct io_session *s, const struct io_args *args)
     if (!image) {
         return io_fail(s, &error);
     }
-    if (!image->format_specific) {
-        fprintf(s->out, "vm state offset: 0 bytes\n"); /* it has none */
-    }
+    g_autofree char *state = io_size_text(info.vm_state_offset);
+    fprintf(s->out, "vm state offset: %s\n", state);
     tool_print_specific(s->out, image->format_specific);
     return true;
 }

@@ -5,68 +5,67 @@
  * One coroutine on one loop opens the file and runs the commands one by one
  * (block/io_command/); commands that only this program has are in files.c.
  */
-#include <getopt.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "aio/file_io.h"
+#include "tools/common/options.h"
 #include "tools/common/tool.h"
 #include "tools/varve-io/io.h"
-#include "util/error.h"
 
 struct program {
     struct image_open how; /* filename NULL: none yet */
     GPtrArray *commands;   /* of -c; empty: prompt */
     bool misalign;
+    bool read_only, no_cache, native_aio;
 };
 
 /* ---- options ---- */
 
-struct io_option {
-    const char *name;
-    char letter; /* 0: none */
-    const char *argument, *help;
-};
-
-static const struct io_option options[] = {
-    {"cmd", 'c', "COMMAND", "run this; may be given more than once"},
-    {"format", 'f', "FMT", "format of the image; found out if not given"},
-    {"read-only", 'r', NULL, "open the image for reading"},
-    {"nocache", 'n', NULL, "go past the host's page cache, as -t none"},
-    {"cache", 't', "MODE",
-     "none, writeback, writethrough, directsync or unsafe"},
-    {"discard", 'd', "MODE", "ignore or unmap (the default)"},
-    {"aio", 'i', "MODE", "threads, native or io_uring"},
-    {"native-aio", 'k', NULL, "as --aio=native"},
-    {"misalign", 'm', NULL, "use memory that is not aligned"},
-    {"force-share", 'U', NULL, "read an image that another process writes to"},
-    {"image-opts", 0, NULL, "FILE is a list of options, not a name"},
-    {"snapshot", 's', NULL, NULL},
-    {"copy-on-read", 'C', NULL, NULL},
-    {"object", 0, "TYPE,...", NULL},
-    {"trace", 'T', "PATTERN", NULL},
-    {"help", 'h', NULL, "show this"},
-    {"version", 'V', NULL, "show the version"},
-};
-
-enum {
-    N_OPTIONS = G_N_ELEMENTS(options),
-    BY_NAME = 256, /* what getopt_long() returns for options without letter */
-};
-
-static void print_option(const struct io_option *o)
+/* For the texts that varve-img has no part in. */
+static bool take_cache(const char *argument, void *opaque, int *status)
 {
-    char left[40], letter[8] = "    ";
+    struct program *p = opaque;
 
-    if (o->letter) {
-        g_snprintf(letter, sizeof(letter), "-%c, ", o->letter);
+    if (!cache_mode_find(argument)) {
+        tool_error("Invalid cache option: %s", argument);
+        return false;
     }
-    g_snprintf(left, sizeof(left), "%s--%s%s%s", letter, o->name,
-               o->argument ? " " : "", o->argument ? o->argument : "");
-    printf("  %-22s %s\n", left, o->help);
+    p->how.cache = argument;
+    return true;
 }
 
-static int print_help(void)
+static bool take_discard(const char *argument, void *opaque, int *status)
+{
+    static const char *const unmap[] = {"unmap", "on", NULL};
+    static const char *const ignore[] = {"ignore", "off", NULL};
+    struct program *p = opaque;
+
+    if (g_strv_contains(unmap, argument)) {
+        p->how.discard = "unmap";
+    } else if (g_strv_contains(ignore, argument)) {
+        p->how.discard = "ignore";
+    } else {
+        tool_error("Invalid discard option: %s", argument);
+        return false;
+    }
+    return true;
+}
+
+static bool take_aio(const char *argument, void *opaque, int *status)
+{
+    static const char *const modes[] = {"threads", "native", "io_uring", NULL};
+    struct program *p = opaque;
+
+    if (!g_strv_contains(modes, argument)) {
+        tool_error("Invalid aio option: %s", argument);
+        return false;
+    }
+    p->how.aio = argument;
+    return true;
+}
+
+static void print_help(const struct tool_option *rows)
 {
     const char *program = g_get_prgname();
 
@@ -74,11 +73,7 @@ static int print_help(void)
            "Issues single requests to a disk image, from -c or from a "
            "prompt.\n\n",
            program);
-    for (size_t i = 0; i < N_OPTIONS; i++) {
-        if (options[i].help) {
-            print_option(&options[i]);
-        }
-    }
+    tool_options_help(rows);
     printf("\n'%s -c help' lists the commands, '%s -c \"help write\"' explains "
            "one.\n\n"
            "examples:\n"
@@ -88,125 +83,83 @@ static int print_help(void)
            "exit status: 0 if all commands succeeded, 1 if one failed or the "
            "image\ncannot be opened.\n",
            program, program, program, program);
-    return 0;
 }
 
-static int usage_error(void)
+static bool parse_words(struct program *p, int argc, char **argv, int first)
 {
-    fprintf(stderr, "Try '%s --help' for more information\n", g_get_prgname());
-    return 1;
-}
-
-static bool one_of(const char *text, const char *const *words)
-{
-    return g_strv_contains(words, text);
-}
-
-/* 0: go on; else 1 + the exit status. */
-static int apply(struct program *p, const struct io_option *o,
-                 const char *argument)
-{
-    static const char *const discards[] = {"ignore", "off", "unmap", "on",
-                                           NULL};
-    static const char *const aios[] = {"threads", "native", "io_uring", NULL};
-
-    switch (o->letter ? o->letter : *o->name) {
-    case 'c':
-        g_ptr_array_add(p->commands, (gpointer)argument);
-        return 0;
-    case 'f':
-        p->how.format = argument;
-        return 0;
-    case 'r':
-        p->how.writable = false;
-        return 0;
-    case 'n':
-        p->how.cache = "none";
-        return 0;
-    case 't':
-        if (!cache_mode_find(argument)) {
-            tool_error("Invalid cache option: %s", argument);
-            return 2;
-        }
-        p->how.cache = argument;
-        return 0;
-    case 'd':
-        if (!one_of(argument, discards)) {
-            tool_error("Invalid discard option: %s", argument);
-            return 2;
-        }
-        p->how.discard = one_of(argument, &discards[2]) ? "unmap" : "ignore";
-        return 0;
-    case 'i':
-        if (!o->letter) {
-            p->how.image_opts = true;
-            return 0;
-        }
-        if (!one_of(argument, aios)) {
-            tool_error("Invalid aio option: %s", argument);
-            return 2;
-        }
-        p->how.aio = argument;
-        return 0;
-    case 'k':
-        p->how.aio = "native";
-        return 0;
-    case 'm':
-        p->misalign = true;
-        return 0;
-    case 'U':
-        p->how.force_share = true;
-        return 0;
-    case 'h':
-        return 1 + print_help();
-    case 'V':
-        printf("%s version 0.1\n", g_get_prgname());
-        return 1;
-    default:
-        tool_error("option '--%s' is not supported", o->name);
-        return 2;
-    }
-}
-
-/* 0: go on; else 1 + the exit status. */
-static int parse(struct program *p, int argc, char **argv)
-{
-    struct option longopts[N_OPTIONS + 1] = {0};
-    char letters[2 * N_OPTIONS + 1] = "";
-    int opt;
-
-    for (int i = 0; i < N_OPTIONS; i++) {
-        const struct io_option *o = &options[i];
-        longopts[i] = (struct option){.name = o->name,
-                                      .has_arg = o->argument ? required_argument
-                                                             : no_argument,
-                                      .val = BY_NAME + i};
-        if (o->letter) {
-            char one[3] = {o->letter, o->argument ? ':' : 0, 0};
-            g_strlcat(letters, one, sizeof(letters));
-        }
-    }
-    while ((opt = getopt_long(argc, argv, letters, longopts, NULL)) != -1) {
-        int row = opt - BY_NAME;
-        for (int i = 0; opt < BY_NAME && i < N_OPTIONS; i++) {
-            row = options[i].letter == opt ? i : row;
-        }
-        int stop =
-            row < 0 ? 1 + usage_error() : apply(p, &options[row], optarg);
-        if (stop) {
-            return stop;
-        }
-    }
-    if (argc - optind > 1) {
-        tool_error("Only one image file may be given");
-        return 1 + usage_error();
+    if (argc - first > 1) {
+        tool_usage_error("Only one image file may be given");
+        return false;
     }
     if (p->how.image_opts && p->how.format) {
         tool_error("--image-opts and -f are mutually exclusive");
-        return 2;
+        return false;
     }
-    p->how.filename = optind < argc ? argv[optind] : NULL;
-    return 0;
+    p->how.filename = first < argc ? argv[first] : NULL;
+    p->how.writable = !p->read_only;
+    if (p->no_cache) {
+        p->how.cache = "none";
+    }
+    if (p->native_aio) {
+        p->how.aio = "native";
+    }
+    return true;
+}
+
+/* False: the program ends with *status. */
+static bool parse(struct program *p, int argc, char **argv, int *status)
+{
+    bool help = false, version = false;
+    const struct tool_option rows[] = {
+        {'c', "cmd", .list = p->commands, .argument = "COMMAND",
+         .help = "run this; may be given more than once"},
+        {'f', "format", .text = &p->how.format, .argument = "FMT",
+         .help = "format of the image; found out if not given"},
+        {'r', "read-only", .flag = &p->read_only,
+         .help = "open the image for reading"},
+        {'s', "snapshot", .flag = &p->how.snapshot,
+         .help = "write to a temporary file, not to the image"},
+        {'C', "copy-on-read", .flag = &p->how.copy_on_read,
+         .help = "keep what is read from the backing file"},
+        {'n', "nocache", .flag = &p->no_cache,
+         .help = "go past the host's page cache, as -t none"},
+        {'t', "cache", .take = take_cache, .opaque = p, .argument = "MODE",
+         .help = "none, writeback, writethrough, directsync or unsafe"},
+        {'d', "discard", .take = take_discard, .opaque = p, .argument = "MODE",
+         .help = "ignore or unmap (the default)"},
+        {'i', "aio", .take = take_aio, .opaque = p, .argument = "MODE",
+         .help = "threads, native or io_uring"},
+        {'k', "native-aio", .flag = &p->native_aio, .help = "as --aio=native"},
+        {'m', "misalign", .flag = &p->misalign,
+         .help = "use memory that is not aligned"},
+        {'U', "force-share", .flag = &p->how.force_share,
+         .help = "read an image that another process writes to"},
+        {0, "image-opts", .flag = &p->how.image_opts,
+         .help = "FILE is a list of options, not a name"},
+        {0, "object", .take = tool_take_object, .argument = "TYPE,id=ID,...",
+         .help = "make an object that the image needs"},
+        {'T', "trace", .take = tool_take_trace, .argument = "PATTERN",
+         .help = "trace events; there are none"},
+        {'h', "help", .flag = &help, .help = "show this"},
+        {'V', "version", .flag = &version, .help = "show the version"},
+        {0},
+    };
+    int first = tool_options(argc, argv, rows, status);
+
+    if (!first) {
+        return false;
+    }
+    *status = 0;
+    if (help) {
+        print_help(rows);
+        return false;
+    }
+    if (version) {
+        printf("%s version 0.1\n", g_get_prgname());
+        return false;
+    }
+    *status = 1;
+    return parse_words(p, argc, argv, first);
 }
 
 /* ---- running ---- */
@@ -245,6 +198,7 @@ static int co_main(void *opaque)
     struct program *p = opaque;
     struct io_session s = {.out = stdout,
                            .err = stderr,
+                           .breaks_out = stdout,
                            .program = g_get_prgname(),
                            .misalign = p->misalign ? 16 : 0,
                            .more = file_commands};
@@ -265,11 +219,13 @@ static int co_main(void *opaque)
 
 int main(int argc, char **argv)
 {
-    struct program p = {.how.writable = true, .commands = g_ptr_array_new()};
+    struct program p = {.commands = g_ptr_array_new()};
+    int status;
 
     tool_init(argv[0]);
-    int status = parse(&p, argc, argv);
-    status = status ? status - 1 : tool_run(co_main, &p);
+    if (parse(&p, argc, argv, &status)) {
+        status = tool_run(co_main, &p);
+    }
     g_ptr_array_unref(p.commands);
     return status;
 }

@@ -259,6 +259,8 @@ static int co_qcow2_get_info(struct node *node, struct node_info *info)
 
     info->cluster_size = s->cluster_size;
     info->is_dirty = s->header.incompatible & QCOW2_INCOMPAT_DIRTY;
+    info->vm_state_offset =
+        align_up(node->length, INT64_C(1) << (s->cluster_bits + s->l2_bits));
     return 0;
 }
 
