@@ -382,6 +382,24 @@ int co_backend_pdiscard(struct backend *b, int64_t offset, int64_t bytes)
     return leave_request(b, ACCT_UNMAP, bytes, start, ret);
 }
 
+int co_backend_write_back(struct backend *b)
+{
+    while (G_UNLIKELY(b->quiesced)) {
+        co_queue_wait(&b->held);
+    }
+    if (!b->node) {
+        return -ENOMEDIUM;
+    }
+    b->in_flight++;
+    int ret = co_node_write_back(b->node);
+
+    b->in_flight--;
+    if (G_UNLIKELY(b->quiesced) && !b->in_flight) {
+        graph_drain_kick(b->graph);
+    }
+    return ret;
+}
+
 int co_backend_flush(struct backend *b)
 {
     int ret = co_enter_request(b, ACCT_FLUSH, 0, 0, false);

@@ -70,3 +70,23 @@ int co_node_flush(struct node *node)
     request_left(node);
     return ret;
 }
+
+int co_node_write_back(struct node *node)
+{
+    struct edge *edge;
+    int ret = 0;
+
+    assert(node->loop == loop_current());
+    node->in_flight++;
+    if (node->driver->co_write_back && !node->read_only) {
+        ret = node->driver->co_write_back(node);
+    }
+    LIST_FOREACH (edge, &node->children, in_children) {
+        if (ret == 0 &&
+            edge->roles & (ROLE_DATA | ROLE_METADATA | ROLE_FILTERED)) {
+            ret = co_node_write_back(edge->child);
+        }
+    }
+    request_left(node);
+    return ret;
+}

@@ -156,15 +156,16 @@ static const struct request_kind {
     request_fn *co_do;
     bool fills;   /* data goes to the guest */
     bool is_read; /* rerror decides, not werror */
+    bool changes; /* the disk */
 } kinds[] = {
     [VIRTIO_BLK_T_IN] = {.co_do = co_do_in, .fills = true, .is_read = true},
-    [VIRTIO_BLK_T_OUT] = {.co_do = co_do_out},
+    [VIRTIO_BLK_T_OUT] = {.co_do = co_do_out, .changes = true},
     [VIRTIO_BLK_T_FLUSH] = {.co_do = co_do_flush},
     [VIRTIO_BLK_T_GET_ID] = {.co_do = co_do_get_id,
                              .fills = true,
                              .is_read = true},
-    [VIRTIO_BLK_T_DISCARD] = {.co_do = co_do_segments},
-    [VIRTIO_BLK_T_WRITE_ZEROES] = {.co_do = co_do_segments},
+    [VIRTIO_BLK_T_DISCARD] = {.co_do = co_do_segments, .changes = true},
+    [VIRTIO_BLK_T_WRITE_ZEROES] = {.co_do = co_do_segments, .changes = true},
 };
 
 static const struct request_kind *kind_of(uint32_t type)
@@ -242,6 +243,10 @@ static void co_run(void *opaque)
     do {
         again = false;
         status = kind ? kind->co_do(dev, req) : VIRTIO_BLK_S_UNSUPP;
+        if (!status && kind->changes && req->queue->vq.inflight) {
+            /* Once it has ended nobody will do it again. */
+            status = co_backend_write_back(dev->backend);
+        }
         if (G_UNLIKELY(status < 0)) {
             status = co_apply_policy(dev, req, kind->is_read, -status, &again);
         }

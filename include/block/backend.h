@@ -103,6 +103,8 @@ int co_backend_pwrite_zeroes(struct backend *b, int64_t offset, int64_t bytes,
                              unsigned flags);
 int co_backend_pdiscard(struct backend *b, int64_t offset, int64_t bytes);
 int co_backend_flush(struct backend *b);
+/* What was written before survives the end of this process from now on. */
+int co_backend_write_back(struct backend *b);
 
 /* What werror and rerror say to do now about errnum (positive). */
 enum block_error_action backend_error_action(const struct backend *b,

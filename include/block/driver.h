@@ -84,6 +84,10 @@ struct block_driver {
      * for a protocol the file onto the medium. The engine flushes the data and
      * metadata children after a format's or filter's own co_flush. */
     int (*co_flush)(struct node *node);
+    /* Hands what completed writes have left in this process to the child, so
+     * that it survives the process; nothing need be stable. NULL if there is
+     * nothing of that kind. */
+    int (*co_write_back)(struct node *node);
     /* About [offset, offset + bytes), aligned; fills *status for a run that
      * starts at offset. want_zero false: an exact ZERO flag is not needed, so
      * answer fast. */

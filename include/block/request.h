@@ -44,6 +44,9 @@ int co_node_pdiscard(struct node *node, int64_t offset, int64_t bytes);
 /* One flush serves all writes that completed before it; a node that was not
  * written since the last one returns at once. */
 int co_node_flush(struct node *node);
+/* What was written before survives the end of this process from now on, if not
+ * that of the machine. 0 or -errno. */
+int co_node_write_back(struct node *node);
 /* Sets the length in bytes, tells parents, and resizes the node's bitmaps. */
 bool co_node_truncate(struct node *node, int64_t size, bool exact,
                       enum prealloc_mode prealloc, unsigned flags,

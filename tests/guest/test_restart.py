@@ -18,9 +18,8 @@ def options(directory):
     """Two disks, with their exports."""
     args = []
     for i in (0, 1):
-        # A cluster that is new stays in memory until the guest flushes.
-        qemu_img("create", "-q", "-f", "qcow2", "-o", "preallocation=metadata",
-                 f"{directory}/disk{i}.qcow2", SIZE)
+        qemu_img("create", "-q", "-f", "qcow2", f"{directory}/disk{i}.qcow2",
+                 SIZE)
         args += ["--blockdev", f"driver=qcow2,node-name=disk{i},"
                  f"file.driver=file,file.filename=disk{i}.qcow2",
                  "--export", f"vhost-user-blk,id=e{i},node-name=disk{i},"
@@ -118,6 +117,9 @@ def test_a_daemon_that_is_killed_under_load(tmp_path, boot):
         guest.run("dd if=/dev/vda bs=1M count=1 >/dev/null")
         guest.stop()
     for i in (0, 1):
-        qemu_img("check", "-q", "-f", "qcow2", f"{directory}/disk{i}.qcow2")
+        check = subprocess.run([program("qemu-img"), "check", "-q", "-f", "qcow2",
+                                f"{directory}/disk{i}.qcow2"], check=False,
+                               capture_output=True)
+        assert check.returncode in (0, 3), check.stdout  # 3: leaks, no errors
         qemu_img("compare", "-f", "qcow2", "-F", "qcow2",
                  f"{directory}/disk{i}.qcow2", f"{directory}/inc{i}.qcow2")

@@ -32,6 +32,7 @@ struct run {
     struct stress t;
     uint8_t *image; /* as created */
     int64_t image_bytes;
+    bool write_back; /* after every few requests */
 };
 
 static void phase_end(struct run *r, unsigned phase, struct mem_disk *d)
@@ -123,11 +124,38 @@ static void co_try_crashes(struct run *r, const GArray *log, unsigned phase)
     co_node_unref(disk);
 }
 
-/* compressed: the cluster size if there are compressed writes, else 0. */
-static void co_crash_run(const char *create, int64_t size, const char *open,
-                         int64_t compressed, unsigned seed)
+/* All that has ended survives the process as it is now. */
+static void co_write_back(struct run *r, struct node *node, struct node *file)
 {
-    struct run r = {0};
+    struct node *disk = co_mem_disk("crash-disk");
+    struct stress v = r->t;
+
+    assert_int_equal(co_node_write_back(node), 0);
+    memcpy(mem_disk_of(disk)->data, mem_disk_of(file)->data, file->length);
+    disk->length = file->length;
+    v.node = co_open("driver=qcow2,file=crash-disk");
+    co_verify(&v, 0, v.size);
+    co_node_unref(v.node);
+    co_node_unref(disk);
+}
+
+static void co_requests(struct run *r, struct node *node, struct node *file)
+{
+    if (!r->write_back) {
+        co_stress(&r->t, 60, 8);
+        return;
+    }
+    for (unsigned i = 0; i < 3; i++) {
+        co_stress(&r->t, 20, 8);
+        co_write_back(r, node, file);
+    }
+}
+
+/* compressed: the cluster size if there are compressed writes, else 0. */
+static void co_run(struct run *run, const char *create, int64_t size,
+                   const char *open, int64_t compressed, unsigned seed)
+{
+    struct run r = *run;
     struct node *file = co_mem_disk("disk");
     struct mem_disk *d = mem_disk_of(file);
 
@@ -144,7 +172,7 @@ static void co_crash_run(const char *create, int64_t size, const char *open,
     for (unsigned phase = 1; phase <= PHASES; phase++) {
         r.t.small = phase & 1;
         r.t.no_flush = phase < PHASES;
-        co_stress(&r.t, 60, 8);
+        co_requests(&r, node, file);
         assert_int_equal(co_node_flush(node), 0);
         phase_end(&r, phase, d);
     }
@@ -160,6 +188,26 @@ static void co_crash_run(const char *create, int64_t size, const char *open,
     g_free(r.image);
     stress_free(&r.t);
     co_node_unref(file);
+}
+
+static void co_crash_run(const char *create, int64_t size, const char *open,
+                         int64_t compressed, unsigned seed)
+{
+    co_run(&(struct run){0}, create, size, open, compressed, seed);
+}
+
+static void co_written_back(void *opaque)
+{
+    struct run r = {.write_back = true};
+
+    co_run(&r, "'cluster-size': 512", 1 << 20, "", 0, 11);
+    co_run(&r, "'cluster-size': 16384, 'extended-l2': true", 4 << 20, "", 16384,
+           13);
+}
+
+static void what_is_written_back_survives_the_process(void **state)
+{
+    in_fake_loop(co_written_back);
 }
 
 static void co_small_clusters(void *opaque)
@@ -302,6 +350,7 @@ static void a_crash_while_an_overlay_grows_never_shows_its_backing(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(what_is_written_back_survives_the_process),
         cmocka_unit_test(a_crash_leaves_leaks_at_worst_with_small_clusters),
         cmocka_unit_test(a_crash_leaves_leaks_at_worst_with_tiny_caches),
         cmocka_unit_test(a_crash_leaves_leaks_at_worst_with_default_clusters),

@@ -2,8 +2,9 @@
  * The order in which metadata reaches the disk.
  *
  * L2 slices, L1 entries, refcounts and refcount table entries change in memory
- * and stay there until a commit: at a flush, when a cache is full, and at
- * close. A commit takes what is dirty at its begin, and
+ * and stay there until a commit: at a flush, when a cache is full, at close,
+ * and when what was written has to survive the process. A commit takes what is
+ * dirty at its begin, and
  *
  *   1. writes the refcounts;
  *   2. flushes the file: now stable are these refcounts, all new blocks and
@@ -148,5 +149,29 @@ int co_qcow2_commit(struct qcow2 *s)
     co_mutex_unlock(&s->commit_lock);
     qcow2_frees_advance(s);
     co_qcow2_apply_frees(s);
+    return ret;
+}
+
+static bool all_written(const struct qcow2 *s)
+{
+    return !s->l2.n_dirty && s->l1_dirt.lo >= s->l1_dirt.hi &&
+           s->rt_dirt.lo >= s->rt_dirt.hi && !s->rb.n_dirty;
+}
+
+int co_qcow2_write_back(struct node *node)
+{
+    struct qcow2 *s = node->state;
+    int ret = 0;
+
+    if (G_LIKELY(all_written(s) && !s->commit_lock.owner)) {
+        return 0;
+    }
+    /* Who has the lock may be about to write what this caller waits for; and
+     * while one commits, others wait here for the one after it. */
+    co_mutex_lock(&s->commit_lock);
+    if (!all_written(s)) {
+        ret = co_qcow2_commit_locked(s);
+    }
+    co_mutex_unlock(&s->commit_lock);
     return ret;
 }

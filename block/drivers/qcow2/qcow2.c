@@ -331,6 +331,7 @@ const struct block_driver driver_qcow2 = {
     .co_pwrite_zeroes = co_qcow2_pwrite_zeroes,
     .co_pdiscard = co_qcow2_pdiscard,
     .co_flush = co_qcow2_flush,
+    .co_write_back = co_qcow2_write_back,
     .co_block_status = co_qcow2_block_status,
     .co_truncate = co_qcow2_truncate,
     .co_amend = co_qcow2_amend,

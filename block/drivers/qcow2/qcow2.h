@@ -360,6 +360,8 @@ int co_qcow2_flush_files(struct qcow2 *s);
 /* Metadata to the file in safe order: what they refer to is stable first. */
 int co_qcow2_commit(struct qcow2 *s);
 int co_qcow2_commit_locked(struct qcow2 *s);
+/* block_driver.co_write_back. */
+int co_qcow2_write_back(struct node *node);
 /* The last reference in memory to a range of clusters is gone. */
 void qcow2_free_later(struct qcow2 *s, int64_t offset, int64_t bytes,
                       enum free_kind kind);
