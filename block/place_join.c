@@ -46,7 +46,7 @@ static GPtrArray *candidates(const GPtrArray *names)
             g_ptr_array_add(loops, loop);
         }
     }
-    if (home) {
+    if (home || !loops->len) {
         g_ptr_array_add(loops, graph_home());
     }
     return loops;
@@ -55,15 +55,18 @@ static GPtrArray *candidates(const GPtrArray *names)
 bool co_places_join(const GPtrArray *names, struct loop **loop, GError **error)
 {
     g_autoptr(GPtrArray) loops = candidates(names);
-    GError *first = NULL;
+    g_autoptr(GError) first = NULL;
 
     for (guint i = 0; i < loops->len; i++) {
+        g_autoptr(GError) why = NULL;
         *loop = loops->pdata[i];
-        if (co_join_on(names, *loop, true, first ? NULL : &first)) {
-            g_clear_error(&first);
+        if (co_join_on(names, *loop, true, &why)) {
             return co_join_on(names, *loop, false, error);
         }
+        if (!first) {
+            first = g_steal_pointer(&why);
+        }
     }
-    g_propagate_error(error, first);
+    g_propagate_error(error, g_steal_pointer(&first));
     return false;
 }
