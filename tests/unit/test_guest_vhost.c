@@ -156,12 +156,20 @@ static bool co_one_answer(void)
     return ok;
 }
 
+static int accept_one(void)
+{
+    struct sockaddr_un peer;
+    socklen_t size = sizeof(peer);
+
+    return accept4(be.listener, (struct sockaddr *)&peer, &size,
+                   SOCK_CLOEXEC | SOCK_NONBLOCK);
+}
+
 static void co_back_end(void *opaque)
 {
     for (;;) {
         co_fd_wait_readable(be.listener);
-        be.socket =
-            accept4(be.listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+        be.socket = accept_one();
         if (be.socket < 0) {
             break;
         }
