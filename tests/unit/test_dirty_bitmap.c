@@ -197,7 +197,9 @@ static void co_refusals(void)
     const char *busy = "Bitmap 'b' is currently in use by another operation "
                        "and cannot be used";
     const char *read_only = "Bitmap 'b' is readonly and cannot be modified";
-    const char *broken = "Bitmap 'b' is inconsistent and cannot be used";
+    const char *broken = "Bitmap 'b' is inconsistent and cannot be used\n"
+                         "Try block-dirty-bitmap-remove to delete this bitmap "
+                         "from disk";
 
     set_up();
     struct dirty_bitmap *b = add("b", 512), *o = add("o", 512);
