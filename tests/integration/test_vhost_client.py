@@ -44,10 +44,7 @@ def export(image, **more):
 
 def new_image(directory, image_format, size=8 * MIB):
     path = str(directory / f"disk.{image_format}")
-    subprocess.run([program("qemu-img"), "create", "-q", "-f", image_format,
-                    *(["-o", "preallocation=metadata"]
-                      if image_format == "qcow2" else []), path, str(size)],
-                   check=True)
+    images.qemu_img("create", "-q", "-f", image_format, path, size)
     return path
 
 
@@ -102,11 +99,6 @@ class Mortal:
         self.stderr.close()
 
 
-# What a format notes about discarded or zeroed clusters may be in the daemon's
-# memory until a flush, like the place of a cluster that is new.
-MIX = {"raw": {"zeroes": 5, "discard": 2}, "qcow2": {}}
-
-
 def torture(tmp_path, rng, image_format, **options):
     image = new_image(tmp_path, image_format)
     daemon = Mortal(tmp_path, *export(image))
@@ -115,10 +107,9 @@ def torture(tmp_path, rng, image_format, **options):
         daemon.start()
         while not (tmp_path / "s").exists():
             time.sleep(0.005)
-        with Client(str(tmp_path / "s"), verify=1, rw=30, flush=40,
-                    depth=16, queues=2, poll=0, reconnect=100,
-                    seed=rng.getrandbits(30), **MIX[image_format],
-                    **options) as client:
+        with Client(str(tmp_path / "s"), verify=1, rw=30, zeroes=5, discard=2,
+                    flush=40, depth=16, queues=2, poll=0, reconnect=100,
+                    seed=rng.getrandbits(30), **options) as client:
             for i in range(KILLS):
                 if i % 5 == 0:  # also in the middle of a set-up, but not only
                     goal = client.stats()["ops"] + 100
