@@ -3,10 +3,10 @@
  *
  *   bench_vhost SOCKET [KEY=VALUE]...
  *
- *   rw=0..100      percent of reads (default 100)    sequential=1
- *   discard=, zeroes=  percent of those              flush=N   one after N
- * others bs=BYTES       of a request (4k)                 depth=N   in flight
- * (32) queues=N       (1)          size=N  of a queue (128)   segments=N (1)
+ *   rw=0..100      percent of reads (100)      sequential=1
+ *   discard=, zeroes=  percent of those        flush=N  one after N others
+ *   bs=BYTES       of a request (4k)           depth=N  in flight (32)
+ *   queues=N (1)   size=N of a queue (128)     segments=N (1)
  *   bytes=SIZE     only so much of the disk          seed=N
  *   packed=1, indirect=0, event_idx=0, inflight=0, slots=0, ack=0: features
  *   poll=0         sleeps until it is notified
