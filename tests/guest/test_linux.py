@@ -61,8 +61,7 @@ def test_backups_of_a_file_system_in_use(daemon, boot):
 
     # The bitmap and the full backup begin at one instant, under writes.
     guest.run("(i=0; while [ ! -e /stop ]; do i=$((i+1)); dd if=/dev/urandom "
-              "of=/mnt/b$((i%7)) bs=64k count=9 conv=fsync 2>/dev/null; done; "
-              "touch /stopped) &")
+              "of=/mnt/b$((i%7)) bs=64k count=9 conv=fsync 2>/dev/null; done) &")
     full = new_overlay(daemon, "full.qcow2", None)
     daemon.command("transaction", actions=[
         {"type": "block-dirty-bitmap-add",
@@ -73,7 +72,7 @@ def test_backups_of_a_file_system_in_use(daemon, boot):
     daemon.command("blockdev-backup", backup("disk", inc0, sync="incremental",
                                              bitmap="b"))
     end_of(daemon, inc0)
-    guest.run("touch /stop; while [ ! -e /stopped ]; do sleep 0.1; done")
+    guest.run("touch /stop; wait")
     guest.run("rm -f /mnt/b1; cp /mnt/a /mnt/c && sync")
     sums = guest.run(CHECKSUMS)
     assert len(sums.splitlines()) >= 3

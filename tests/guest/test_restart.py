@@ -103,8 +103,7 @@ def test_a_daemon_that_is_killed_under_load(tmp_path, boot):
         grouped_backup(daemon, [add_target(daemon, f"full{i}.qcow2")
                                 for i in (0, 1)], sync="full")
         wait_busy(daemon, "more")
-        guest.run("touch /stop; while ! grep -q status /vda.out || "
-                  "! grep -q status /vdb.out; do sleep 0.1; done")
+        guest.run("touch /stop; wait")
         for disk in ("vda", "vdb"):
             output = guest.run(f"cat /{disk}.out")
             assert output.splitlines()[-1] == "status 0", output
