@@ -4,7 +4,6 @@
 #include <setjmp.h>
 #include <stdarg.h>
 #include <cmocka.h>
-#include <endian.h>
 #include <errno.h>
 #include <string.h>
 
@@ -16,32 +15,16 @@
 
 #define MIB INT64_C(1048576)
 
-static void put(struct node *file, int64_t offset, unsigned bytes,
-                uint64_t value)
-{
-    uint64_t be = htobe64(value);
-
-    memcpy(mem_disk_of(file)->data + offset, (char *)&be + 8 - bytes, bytes);
-}
-
-static uint64_t get(struct node *file, int64_t offset, unsigned bytes)
-{
-    uint64_t be = 0;
-
-    memcpy((char *)&be + 8 - bytes, mem_disk_of(file)->data + offset, bytes);
-    return be64toh(be);
-}
-
 /* The data of the bitmaps extension; -1: there is none. */
 static int64_t extension(struct node *file)
 {
-    int64_t at = (int64_t)get(file, 100, 4);
+    int64_t at = (int64_t)get_be(file, 100, 4);
 
-    for (uint32_t type; (type = get(file, at, 4));) {
+    for (uint32_t type; (type = get_be(file, at, 4));) {
         if (type == QCOW2_EXT_BITMAPS) {
             return at + 8;
         }
-        at += 8 + (int64_t)(get(file, at + 4, 4) + 7) / 8 * 8;
+        at += 8 + (int64_t)(get_be(file, at + 4, 4) + 7) / 8 * 8;
     }
     return -1;
 }
@@ -199,7 +182,7 @@ static void co_removal(void *opaque)
         dirty_bitmap_free(again);
         co_node_unref(node);
         assert_int_equal(extension(file), -1);
-        assert_int_equal(get(file, 88, 8), 0);
+        assert_int_equal(get_be(file, 88, 8), 0);
         co_check(file, false);
         node = co_open("driver=qcow2,file=disk");
         assert_null(dirty_bitmap_find(node, "b"));
@@ -299,8 +282,8 @@ static void co_stale(void *opaque)
     struct node *node = co_open("driver=qcow2,file=disk");
     add(node, "old", 65536, false);
     co_node_unref(node);
-    assert_int_equal(get(file, 88, 8), 1);
-    put(file, 88, 8, 0);
+    assert_int_equal(get_be(file, 88, 8), 1);
+    put_be(file, 88, 8, 0);
     node = co_open("driver=qcow2,file=disk,read-only=on");
     assert_null(dirty_bitmap_find(node, "old"));
     co_node_unref(node);
@@ -444,10 +427,10 @@ static void co_try_damage(struct node *file, const struct damage *d)
 
     co_build_for_damage(file);
     int64_t ext = extension(file);
-    int64_t directory = (int64_t)get(file, ext + 16, 8);
+    int64_t directory = (int64_t)get_be(file, ext + 16, 8);
     int64_t places[] = {ext, directory, directory + 32,
-                        (int64_t)get(file, directory, 8)};
-    put(file, places[d->place] + (int)d->offset, d->bytes, d->value);
+                        (int64_t)get_be(file, directory, 8)};
+    put_be(file, places[d->place] + (int)d->offset, d->bytes, d->value);
 
     struct node *node = co_open("driver=qcow2,file=disk,read-only=on");
     assert_usable(node, "aa", d->usable & AA);
@@ -505,27 +488,27 @@ static void co_extra_data(void *opaque)
 
     co_build_for_damage(file);
     int64_t ext = extension(file);
-    int64_t directory = (int64_t)get(file, ext + 16, 8);
+    int64_t directory = (int64_t)get_be(file, ext + 16, 8);
     uint8_t *second = mem_disk_of(file)->data + directory + 32;
     memmove(second + 28, second + 24, 2);
     memcpy(second + 24, "XTRA", 4);
-    put(file, directory + 32 + 20, 4, 4);
-    put(file, directory + 32 + 12, 4, 6);
+    put_be(file, directory + 32 + 20, 4, 4);
+    put_be(file, directory + 32 + 12, 4, 6);
     for (unsigned i = 0; i < 3; i++) {
         struct node *node = co_open("driver=qcow2,file=disk");
         assert_usable(node, "bb", true);
         co_node_unref(node);
-        directory = (int64_t)get(file, extension(file) + 16, 8);
+        directory = (int64_t)get_be(file, extension(file) + 16, 8);
         assert_memory_equal(mem_disk_of(file)->data + directory + 32 + 24,
                             "XTRAbb", 6);
-        assert_int_equal(get(file, directory + 32 + 12, 4), 6);
+        assert_int_equal(get_be(file, directory + 32 + 12, 4), 6);
     }
-    put(file, directory + 32 + 12, 4, 2);
+    put_be(file, directory + 32 + 12, 4, 2);
     struct node *node = co_open("driver=qcow2,file=disk");
     assert_usable(node, "aa", true);
     assert_usable(node, "bb", false);
     co_node_unref(node);
-    directory = (int64_t)get(file, extension(file) + 16, 8);
+    directory = (int64_t)get_be(file, extension(file) + 16, 8);
     assert_memory_equal(mem_disk_of(file)->data + directory + 32 + 24, "XTRAbb",
                         6);
     co_node_unref(file);

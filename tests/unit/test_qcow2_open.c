@@ -4,7 +4,6 @@
 #include <setjmp.h>
 #include <stdarg.h>
 #include <cmocka.h>
-#include <endian.h>
 #include <errno.h>
 #include <glib.h>
 #include <string.h>
@@ -12,22 +11,6 @@
 #include "block/listener.h"
 #include "lib/fake_driver.h"
 #include "lib/qcow2_image.h"
-
-static void put(struct node *file, int64_t offset, unsigned bytes,
-                uint64_t value)
-{
-    uint64_t be = htobe64(value);
-
-    memcpy(mem_disk_of(file)->data + offset, (char *)&be + 8 - bytes, bytes);
-}
-
-static uint64_t get(struct node *file, int64_t offset, unsigned bytes)
-{
-    uint64_t be = 0;
-
-    memcpy((char *)&be + 8 - bytes, mem_disk_of(file)->data + offset, bytes);
-    return be64toh(be);
-}
 
 /* ---- fields -------------------------------------------------------------- */
 
@@ -101,9 +84,9 @@ static const struct field {
 static void co_try_field(struct node *file, const struct field *f)
 {
     GError *error = NULL;
-    uint64_t old = get(file, f->offset, f->bytes);
+    uint64_t old = get_be(file, f->offset, f->bytes);
 
-    put(file, f->offset, f->bytes, f->value);
+    put_be(file, f->offset, f->bytes, f->value);
     struct node *node =
         co_try_open(&error, "driver=qcow2,file=disk,read-only=on");
     if (f->error) {
@@ -119,7 +102,7 @@ static void co_try_field(struct node *file, const struct field *f)
         }
         co_node_unref(node);
     }
-    put(file, f->offset, f->bytes, old);
+    put_be(file, f->offset, f->bytes, old);
 }
 
 static void co_all_fields(void *opaque)
@@ -145,7 +128,7 @@ static void co_named_feature(void *opaque)
     GError *error = NULL;
 
     co_make("disk", 1 << 20, "'cluster-size': 65536");
-    put(file, 72, 8, 1 << 17);
+    put_be(file, 72, 8, 1 << 17);
     uint8_t *row = mem_disk_of(file)->data + 120;
     row[1] = 17;
     strcpy((char *)row + 2, "quantum \x1b"
@@ -171,14 +154,14 @@ static void co_autoclear(void *opaque)
     struct node *file = co_mem_disk("disk");
 
     co_make("disk", 1 << 20, "'cluster-size': 65536");
-    put(file, 88, 8, UINT64_C(0x8000000000000003));
-    put(file, 112, 4, 0x12345678); /* was the feature table */
+    put_be(file, 88, 8, UINT64_C(0x8000000000000003));
+    put_be(file, 112, 4, 0x12345678); /* was the feature table */
     g_autofree uint8_t *before = g_memdup2(mem_disk_of(file)->data, 65536);
     co_node_unref(co_open("driver=qcow2,file=disk,read-only=on"));
     assert_memory_equal(mem_disk_of(file)->data, before, 65536);
     co_node_unref(co_open("driver=qcow2,file=disk"));
-    assert_int_equal(get(file, 88, 8), 0);
-    put(file, 88, 8, UINT64_C(0x8000000000000003));
+    assert_int_equal(get_be(file, 88, 8), 0);
+    put_be(file, 88, 8, UINT64_C(0x8000000000000003));
     assert_memory_equal(mem_disk_of(file)->data, before, 65536);
     co_node_unref(file);
 }
@@ -200,20 +183,20 @@ static void co_dirty(void *opaque)
     }
     co_node_unref(node);
     /* Refcounts that a lazy writer did not get to, and some too many. */
-    int64_t block = get(file, get(file, 48, 8), 8);
+    int64_t block = get_be(file, get_be(file, 48, 8), 8);
     memset(mem_disk_of(file)->data + block + 40, 0, 60);
     memset(mem_disk_of(file)->data + block + 1000, 1, 40);
-    put(file, 72, 8, 1);
+    put_be(file, 72, 8, 1);
     node = co_open("driver=qcow2,file=disk,read-only=on");
     struct node_info info;
     assert_int_equal(co_node_get_info(node, &info), 0);
     assert_true(info.is_dirty);
     co_node_unref(node);
-    assert_int_equal(get(file, 72, 8), 1);
+    assert_int_equal(get_be(file, 72, 8), 1);
     node = co_open("driver=qcow2,file=disk");
     assert_int_equal(co_node_get_info(node, &info), 0);
     assert_false(info.is_dirty);
-    assert_int_equal(get(file, 72, 8), 0);
+    assert_int_equal(get_be(file, 72, 8), 0);
     co_check(file, false);
     char now[sizeof(text)];
     assert_int_equal(co_node_pread(node, 100000, now, sizeof(now), 0), 0);
@@ -255,15 +238,15 @@ static void co_corrupt(void *opaque)
 
     co_make("disk", 1 << 20,
             "'cluster-size': 65536, 'preallocation': 'metadata'");
-    int64_t l2 = get(file, get(file, 40, 8), 8) & INT64_MAX;
-    put(file, l2, 8, UINT64_C(0x8000000000010000));
-    put(file, l2 + 8, 8, UINT64_C(0x8000000000010200));
+    int64_t l2 = get_be(file, get_be(file, 40, 8), 8) & INT64_MAX;
+    put_be(file, l2, 8, UINT64_C(0x8000000000010000));
+    put_be(file, l2 + 8, 8, UINT64_C(0x8000000000010200));
     block_listener_add(&listener);
     struct node *node = co_open("driver=qcow2,file=disk");
     assert_int_equal(co_node_pwrite(node, 0, &byte, 1, 0), -EIO);
     assert_int_equal(heard.times, 1);
     assert_true(heard.fatal);
-    assert_int_equal(get(file, 72, 8), 2);
+    assert_int_equal(get_be(file, 72, 8), 2);
     assert_int_equal(co_node_pwrite(node, 200000, &byte, 1, 0), -EIO);
     assert_int_equal(co_node_pread(node, 70000, &byte, 1, 0), -EIO);
     assert_int_equal(co_node_pread(node, 200000, &byte, 1, 0), 0);

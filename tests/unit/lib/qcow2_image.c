@@ -6,6 +6,7 @@
 #include <setjmp.h>
 #include <stdarg.h>
 #include <cmocka.h>
+#include <endian.h>
 #include <errno.h>
 #include <glib/gstdio.h>
 #include <string.h>
@@ -82,6 +83,21 @@ void co_make(const char *file, int64_t size, const char *more)
     if (!o || !block_driver_find("qcow2")->co_create(o, &error)) {
         fail_msg("%s", error->message);
     }
+}
+
+void put_be(struct node *file, int64_t offset, unsigned bytes, uint64_t value)
+{
+    uint64_t be = htobe64(value);
+
+    memcpy(mem_disk_of(file)->data + offset, (char *)&be + 8 - bytes, bytes);
+}
+
+uint64_t get_be(struct node *file, int64_t offset, unsigned bytes)
+{
+    uint64_t be = 0;
+
+    memcpy((char *)&be + 8 - bytes, mem_disk_of(file)->data + offset, bytes);
+    return be64toh(be);
 }
 
 void co_check(struct node *file, bool leaks_allowed)

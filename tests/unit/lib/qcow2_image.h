@@ -18,6 +18,9 @@ struct node *co_try_open(GError **error, const char *format, ...)
 struct node *co_open(const char *format, ...) G_GNUC_PRINTF(1, 2);
 /* blockdev-create of an image in node `file`; `more` is JSON members. */
 void co_make(const char *file, int64_t size, const char *more);
+/* A big-endian field of 1 to 8 bytes in the memory disk. */
+void put_be(struct node *file, int64_t offset, unsigned bytes, uint64_t value);
+uint64_t get_be(struct node *file, int64_t offset, unsigned bytes);
 /* Asserts that qemu-img finds nothing wrong with the content of the disk. */
 void co_check(struct node *file, bool leaks_allowed);
 
