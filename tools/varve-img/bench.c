@@ -237,14 +237,12 @@ static int bench_run(int argc, char **argv)
         {0, "image-opts", .flag = &o.how.image_opts},
         {0},
     };
-    int status, first = tool_options(argc, argv, rows, &status);
+    int status;
 
-    if (!first) {
+    if (!img_options(argc, argv, rows, &o.how, &status)) {
         return status;
     }
-    return img_one_filename(argc, argv, first, &o.how) && check_options(&o)
-               ? tool_run(co_bench, &o)
-               : 1;
+    return check_options(&o) ? tool_run(co_bench, &o) : 1;
 }
 
 const struct subcommand cmd_bench = {

@@ -32,6 +32,10 @@ int img_help(const struct subcommand *cmd);
 
 /* The one word after the options, argv[first], as the image's name. */
 bool img_one_filename(int argc, char **argv, int first, struct image_open *how);
+/* The options, and after them the image's name alone. False: the program ends
+ * with *status, and what was wrong has been said. */
+bool img_options(int argc, char **argv, const struct tool_option *rows,
+                 struct image_open *how, int *status);
 /* False, and an error printed, if there is no such cache mode. */
 bool img_check_cache(const struct image_open *how);
 /* Opens the image and a backend on it; prints the error and returns NULL.

@@ -227,13 +227,10 @@ static int map_run(int argc, char **argv)
         {0, "object", .take = tool_take_object},
         {0},
     };
-    int status, first = tool_options(argc, argv, rows, &status);
+    int status;
 
-    if (!first) {
+    if (!img_options(argc, argv, rows, &o.how, &status)) {
         return status;
-    }
-    if (!img_one_filename(argc, argv, first, &o.how)) {
-        return 1;
     }
     return tool_run(co_map, &o);
 }

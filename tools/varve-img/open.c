@@ -18,6 +18,18 @@ bool img_one_filename(int argc, char **argv, int first, struct image_open *how)
     return true;
 }
 
+bool img_options(int argc, char **argv, const struct tool_option *rows,
+                 struct image_open *how, int *status)
+{
+    int first = tool_options(argc, argv, rows, status);
+
+    if (!first) {
+        return false;
+    }
+    *status = 1;
+    return img_one_filename(argc, argv, first, how);
+}
+
 bool img_check_cache(const struct image_open *how)
 {
     if (how->cache && !cache_mode_find(how->cache)) {
