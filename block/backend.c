@@ -382,7 +382,8 @@ int co_backend_pdiscard(struct backend *b, int64_t offset, int64_t bytes)
     return leave_request(b, ACCT_UNMAP, bytes, start, ret);
 }
 
-int co_backend_write_back(struct backend *b)
+/* Requests beside the disk: not counted, but held back like all others. */
+static int co_enter_uncounted(struct backend *b)
 {
     while (G_UNLIKELY(b->quiesced)) {
         co_queue_wait(&b->held);
@@ -391,13 +392,48 @@ int co_backend_write_back(struct backend *b)
         return -ENOMEDIUM;
     }
     b->in_flight++;
-    int ret = co_node_write_back(b->node);
+    return 0;
+}
 
+static int leave_uncounted(struct backend *b, int ret)
+{
     b->in_flight--;
     if (G_UNLIKELY(b->quiesced) && !b->in_flight) {
         graph_drain_kick(b->graph);
     }
     return ret;
+}
+
+int co_backend_write_back(struct backend *b)
+{
+    int ret = co_enter_uncounted(b);
+
+    return ret < 0 ? ret : leave_uncounted(b, co_node_write_back(b->node));
+}
+
+int co_backend_load_vmstate(struct backend *b, int64_t offset,
+                            const struct iov *iov)
+{
+    int ret = co_enter_uncounted(b);
+
+    return ret < 0
+               ? ret
+               : leave_uncounted(b, co_node_load_vmstate(b->node, offset, iov));
+}
+
+int co_backend_save_vmstate(struct backend *b, int64_t offset,
+                            const struct iov *iov)
+{
+    int ret = b->read_only ? -EACCES : co_enter_uncounted(b);
+
+    if (ret < 0) {
+        return ret;
+    }
+    ret = co_node_save_vmstate(b->node, offset, iov);
+    if (ret == 0 && !b->write_cache) {
+        ret = co_node_flush(b->node);
+    }
+    return leave_uncounted(b, ret);
 }
 
 int co_backend_flush(struct backend *b)

@@ -45,12 +45,8 @@ static bool parse_read(struct io_session *s, const struct io_args *args,
     if (!length) {
         r->verify_bytes = r->bytes - r->verify_from;
     }
-    if (args->given['b']) {
-        return (io_check_sector(s, "offset", r->offset) &&
-                io_check_sector(s, "bytes", r->bytes)) &&
-               io_failed(s, "read", -ENOTSUP);
-    }
-    return true;
+    return !args->given['b'] || (io_check_sector(s, "offset", r->offset) &&
+                                 io_check_sector(s, "count", r->bytes));
 }
 
 /* What comes after the data: checks, dump and report. */
@@ -80,7 +76,9 @@ static bool co_read(struct io_session *s, const struct io_args *args)
     struct iovec v;
     struct iov iov = iov_buf(&v, m.data, m.bytes);
     int64_t since = io_now_ns();
-    int ret = co_backend_preadv(s->backend, r.offset, &iov, 0);
+    int ret = args->given['b']
+                  ? co_backend_load_vmstate(s->backend, r.offset, &iov)
+                  : co_backend_preadv(s->backend, r.offset, &iov, 0);
     bool ok =
         ret < 0 ? io_failed(s, "read", ret) : finish(s, args, &m, &r, since);
     io_memory_free(&m);

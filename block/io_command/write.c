@@ -58,9 +58,8 @@ static bool parse_write(struct io_session *s, const struct io_args *args,
     if (args->n != 2) {
         return io_usage(s, args);
     }
-    if (args->given['b'] && (args->given['c'] || args->given['z'])) {
-        fprintf(s->out, "-b and -%c cannot be specified at the same time\n",
-                args->given['c'] ? 'c' : 'z');
+    if (args->given['b'] && args->given['z']) {
+        fprintf(s->out, "-b and -z cannot be specified at the same time\n");
         return false;
     }
     if (args->given['c'] && args->given['z']) {
@@ -86,8 +85,8 @@ static bool parse_write(struct io_session *s, const struct io_args *args,
     if (args->given['b'] || args->given['c']) {
         return io_check_sector(s, "offset", w->offset) &&
                io_check_sector(s, "count", w->bytes) &&
-               ((args->given['c'] &&
-                 s->backend->node->driver->writes_compressed) ||
+               (!args->given['c'] || args->given['b'] ||
+                s->backend->node->driver->writes_compressed ||
                 io_failed(s, "write", -ENOTSUP));
     }
     return true;
@@ -132,7 +131,9 @@ static bool co_write_data(struct io_session *s, const struct io_args *args,
     struct iovec v;
     struct iov iov = iov_buf(&v, m.data, m.bytes);
     int64_t since = io_now_ns();
-    int ret = co_backend_pwritev(s->backend, w->offset, &iov, w->flags);
+    int ret = args->given['b']
+                  ? co_backend_save_vmstate(s->backend, w->offset, &iov)
+                  : co_backend_pwritev(s->backend, w->offset, &iov, w->flags);
     io_memory_free(&m);
     if (ret < 0) {
         return io_failed(s, "write", ret);

@@ -103,6 +103,11 @@ int co_backend_pwrite_zeroes(struct backend *b, int64_t offset, int64_t bytes,
                              unsigned flags);
 int co_backend_pdiscard(struct backend *b, int64_t offset, int64_t bytes);
 int co_backend_flush(struct backend *b);
+/* As co_node_save_vmstate() and co_node_load_vmstate(). */
+int co_backend_save_vmstate(struct backend *b, int64_t offset,
+                            const struct iov *iov);
+int co_backend_load_vmstate(struct backend *b, int64_t offset,
+                            const struct iov *iov);
 /* What was written before survives the end of this process from now on. */
 int co_backend_write_back(struct backend *b);
 

@@ -27,12 +27,6 @@ struct breaks;
 struct node;
 struct edge;
 
-enum driver_kind {
-    DRIVER_PROTOCOL, /* no data child: file, null-co, nbd */
-    DRIVER_FORMAT,   /* interprets a child: raw, qcow2 */
-    DRIVER_FILTER,   /* shows its "file" child's data: copy-before-write */
-};
-
 struct check_report;
 
 struct block_driver {
@@ -117,6 +111,12 @@ struct block_driver {
      * a name; *dropped says how much. */
     bool (*co_repair_bitmaps)(struct node *node, unsigned *dropped,
                               GError **error);
+    /* The state of a machine, which is kept beside the disk, at `offset` of it;
+     * what was never written reads as zeroes. Both or none. */
+    int (*co_save_vmstate)(struct node *node, int64_t offset,
+                           const struct iov *iov);
+    int (*co_load_vmstate)(struct node *node, int64_t offset,
+                           const struct iov *iov);
     int (*co_get_info)(struct node *node, struct node_info *info);
     /* Bytes that the storage really takes, or -errno. */
     int64_t (*co_allocated_size)(struct node *node);

@@ -10,6 +10,12 @@
 
 struct node;
 
+enum driver_kind {
+    DRIVER_PROTOCOL, /* no data child: file, null-co, nbd */
+    DRIVER_FORMAT,   /* interprets a child: raw, qcow2 */
+    DRIVER_FILTER,   /* shows its "file" child's data: copy-before-write */
+};
+
 /* Set by co_open (and refresh_limits); 0 means "no limit" or the default. */
 struct block_limits {
     int64_t request_alignment; /* power of 2, at most 1 MiB; default 1 */

@@ -82,6 +82,14 @@ int co_node_copy_range(struct node *src, int64_t src_offset, struct node *dst,
  * is lost, and no dirty bitmap is marked. -EPERM for a read-only node. */
 int co_node_copy_up(struct node *node, int64_t offset, int64_t bytes);
 
+/* Writes (reads) the state of a virtual machine that node, or the first one
+ * below it that can, keeps beside its disk; offset is within that state.
+ * -ENOTSUP if none can, -EFBIG where it has no room. */
+int co_node_save_vmstate(struct node *node, int64_t offset,
+                         const struct iov *iov);
+int co_node_load_vmstate(struct node *node, int64_t offset,
+                         const struct iov *iov);
+
 /* Tells blkdebug, if it is anywhere below, that an event happened; nearly free
  * when no blkdebug node is open. May suspend there. */
 void co_node_debug_event(struct node *node, enum blkdebug_event event);

@@ -208,7 +208,9 @@ static int co_take_external(struct alloc_write *w, int64_t offset,
                             int64_t bytes)
 {
     struct qcow2 *s = w->s;
-    int64_t end = min_i64(w->to, s->node->length);
+    /* Nothing is written behind a disk's end, unless it is no part of it. */
+    int64_t end =
+        offset < s->node->length ? min_i64(w->to, s->node->length) : w->to;
 
     w->host = w->a.offset;
     w->fresh = w->host >= qcow2_data(s)->length;

@@ -9,7 +9,8 @@
  * the order in which things become stable; subclusters.c knows extended L2
  * entries, external.c data files; compress.c compresses, pack.c finds room for
  * what comes out, compressed.c expands; repair.c recounts; bitmaps.h tells of
- * stored bitmaps; resize.c and create*.c speak for themselves.
+ * stored bitmaps, vmstate.c of machines; resize.c and create*.c speak for
+ * themselves.
  *
  * Invariants:
  *   - what a table on disk refers to is stable and counted before the table
@@ -259,8 +260,7 @@ static int co_qcow2_get_info(struct node *node, struct node_info *info)
 
     info->cluster_size = s->cluster_size;
     info->is_dirty = s->header.incompatible & QCOW2_INCOMPAT_DIRTY;
-    info->vm_state_offset =
-        align_up(node->length, INT64_C(1) << (s->cluster_bits + s->l2_bits));
+    info->vm_state_offset = qcow2_vmstate_offset(s, node->length);
     return 0;
 }
 
@@ -339,6 +339,8 @@ const struct block_driver driver_qcow2 = {
     .can_store_bitmap = qcow2_can_store_bitmap,
     .co_remove_stored_bitmap = co_qcow2_remove_stored_bitmap,
     .co_repair_bitmaps = co_qcow2_repair_bitmaps,
+    .co_save_vmstate = co_qcow2_save_vmstate,
+    .co_load_vmstate = co_qcow2_load_vmstate,
     .co_get_info = co_qcow2_get_info,
     .co_measure = co_qcow2_measure,
     .co_change_backing = co_qcow2_change_backing,

@@ -84,6 +84,7 @@ struct qcow2 {
     struct co_mutex alloc_lock; /* refcounts and the search for free clusters */
     int64_t alloc_hint;         /* cluster index: none below is free */
     int64_t zero_from;          /* nothing was ever written from here on */
+    int64_t growing_to;         /* bytes that the disk is about to have, or 0 */
     int64_t pack_at; /* where the next compressed data go, within a cluster that
                         has some; 0 = nowhere yet */
     struct co_mutex table_lock; /* one new L2 table at a time */
@@ -217,11 +218,13 @@ void qcow2_decode_entry(const struct qcow2 *s, uint64_t entry,
  * image has. */
 int co_qcow2_check_entry(struct qcow2 *s, int64_t offset,
                          const struct mapping *m);
-/* True if what is not allocated at offset comes from the backing node. */
+/* True if what is not allocated at offset comes from the backing node; what is
+ * behind the end of the disk does not. */
 static inline bool qcow2_backing_covers(const struct qcow2 *s, int64_t offset)
 {
     const struct edge *backing = s->node->backing;
-    return backing && offset < backing->child->length;
+    return backing && offset < backing->child->length &&
+           offset < max_i64(s->node->length, s->growing_to);
 }
 /* Entry i of a slice: one word, or two with extended L2 entries. */
 static inline uint64_t *qcow2_entry_at(const struct qcow2 *s, void *slice,
@@ -421,6 +424,20 @@ bool co_qcow2_check(struct node *node, struct check_report *check,
 bool co_qcow2_truncate(struct node *node, int64_t size, bool exact,
                        enum prealloc_mode prealloc, unsigned flags,
                        GError **error);
+
+/* Makes the L1 table larger; 0 or -errno. */
+int co_qcow2_grow_l1(struct qcow2 *s, uint32_t entries);
+
+/* ---- vmstate.c ---- */
+/* Where the state of a machine begins if the disk has `size` bytes. */
+int64_t qcow2_vmstate_offset(const struct qcow2 *s, int64_t size);
+int co_qcow2_save_vmstate(struct node *node, int64_t offset,
+                          const struct iov *iov);
+int co_qcow2_load_vmstate(struct node *node, int64_t offset,
+                          const struct iov *iov);
+/* Before the disk gets another size: drops the state if it would have to be
+ * elsewhere. */
+int co_qcow2_move_vmstate(struct qcow2 *s, int64_t size);
 
 /* ---- measure.c ---- */
 bool co_qcow2_measure(const struct create_params *params, struct node *source,

@@ -80,7 +80,7 @@ static int co_grow_l1_locked(struct qcow2 *s, uint32_t entries, uint64_t *table,
     return 0;
 }
 
-static int co_grow_l1(struct qcow2 *s, uint32_t entries)
+int co_qcow2_grow_l1(struct qcow2 *s, uint32_t entries)
 {
     int64_t bytes = align_up((int64_t)entries * 8, s->cluster_size);
     uint64_t *table = io_buffer_try_alloc(qcow2_file(s), bytes);
@@ -177,7 +177,7 @@ static bool co_grow(struct qcow2 *s, int64_t old, int64_t size, GError **error)
                                 "larger cluster size)");
     }
     if (need > s->l1_size) {
-        ret = co_grow_l1(s, need);
+        ret = co_qcow2_grow_l1(s, need);
         if (ret < 0) {
             return error_set_errno(error, ret, "Failed to grow the L1 table");
         }
@@ -245,6 +245,13 @@ bool co_qcow2_truncate(struct node *node, int64_t size, bool exact,
     if (size == old) {
         return true;
     }
-    return size > old ? co_grow(s, old, size, error)
-                      : co_shrink(s, old, size, error);
+    int ret = co_qcow2_move_vmstate(s, size);
+    if (ret < 0) {
+        return error_set_errno(error, ret, "Failed to drop the vm state");
+    }
+    s->growing_to = size;
+    bool ok = size > old ? co_grow(s, old, size, error)
+                         : co_shrink(s, old, size, error);
+    s->growing_to = 0;
+    return ok;
 }
