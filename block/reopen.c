@@ -45,6 +45,7 @@ struct reopen {
 
 struct judge {
     const struct block_driver *driver;
+    bool named; /* by the name that it has anyway */
     GError **error;
 };
 
@@ -64,7 +65,8 @@ static bool judge_change(const char *name, bool reset, void *opaque)
     };
     const struct judge *j = opaque;
 
-    if (contains(common, name) || contains(j->driver->mutable_options, name)) {
+    if (contains(common, name) || contains(j->driver->mutable_options, name) ||
+        (j->named && !strcmp(name, "node-name"))) {
         return true;
     }
     if (!reset) {
@@ -79,7 +81,8 @@ static bool judge_change(const char *name, bool reset, void *opaque)
 static bool check_options(struct node *node, const struct blockdev_options *to,
                           GError **error)
 {
-    struct judge j = {node->driver, error};
+    bool named = to->node_name && !strcmp(to->node_name, node->name);
+    struct judge j = {node->driver, named, error};
 
     return qapi_blockdev_options_compare(node->options, to, judge_change, &j);
 }

@@ -10,6 +10,8 @@
 #include <string.h>
 
 #include "qapi/value.h"
+#include "util/error.h"
+#include "util/keyval.h"
 
 struct compare {
     qapi_change_fn *fn;
@@ -122,4 +124,72 @@ struct qapi_child qapi_blockdev_options_child(const struct blockdev_options *o,
         }
     }
     return (struct qapi_child){.kind = QAPI_CHILD_ABSENT};
+}
+
+/* ---- other values -------------------------------------------------------- */
+
+static const struct qapi_member *find_member(const struct qapi_type *type,
+                                             const char *name, size_t length)
+{
+    for (uint32_t i = 0; type && i < type->n; i++) {
+        const char *candidate = type->members[i].name;
+        if (!strncmp(candidate, name, length) && !candidate[length]) {
+            return &type->members[i];
+        }
+    }
+    return NULL;
+}
+
+/* Whether a node of the driver has the option; those of its children are their
+ * business. */
+static bool has_option(enum blockdev_driver driver, const char *key)
+{
+    const struct qapi_type *type = &qapi_type_blockdev_options;
+    size_t length = strcspn(key, ".");
+    const struct qapi_member *m = find_member(type, key, length);
+
+    m = m ? m : find_member(type->branches[driver], key, length);
+    if (!m || !key[length]) {
+        return m != NULL;
+    }
+    return m->type->meta != QAPI_META_STRUCT ||
+           find_member(m->type, key + length + 1, strlen(key + length + 1));
+}
+
+/* What says which node it is stays as it is. */
+static bool names_node(const struct keyval *pair)
+{
+    return !strcmp(pair->key, "driver") || !strcmp(pair->key, "node-name");
+}
+
+struct blockdev_options *qapi_blockdev_options_change(
+    const struct blockdev_options *from, const GPtrArray *pairs, GError **error)
+{
+    struct json_object *tree = qapi_encode(&qapi_type_blockdev_options, from);
+    struct blockdev_options *to = NULL;
+    bool ok = true;
+
+    for (guint i = 0; ok && i < pairs->len; i++) {
+        const struct keyval *pair = pairs->pdata[i];
+        struct json_object *old;
+
+        if (names_node(pair)
+                ? (!json_object_object_get_ex(tree, pair->key, &old) ||
+                   strcmp(json_object_get_string(old), pair->value))
+                : !has_option(from->driver, pair->key)) {
+            ok = error_set(error, "Cannot change the option '%s'", pair->key);
+        } else if (!strchr(pair->key, '.')) {
+            /* A reference in the place of a description. */
+            json_object_object_add(tree, pair->key,
+                                   json_object_new_string(pair->value));
+        } else {
+            ok = qapi_options_put(tree, pair->key,
+                                  json_object_new_string(pair->value), error);
+        }
+    }
+    if (ok) {
+        to = qapi_blockdev_options_decode(tree, error);
+    }
+    json_object_put(tree);
+    return to;
 }

@@ -32,7 +32,9 @@ struct io_session {
                                              NULL; may be NULL */
     void *opaque;                         /* of the program's rows */
     bool ended;                           /* somebody said quit */
-    struct co_count in_flight;            /* of aio_read and aio_write */
+    unsigned kept_perm; /* enum perm: what the backend is to have when the
+                           session is over; for who gives back the rest */
+    struct co_count in_flight; /* of aio_read and aio_write */
 };
 
 /* The words after a command's name, options taken out. */

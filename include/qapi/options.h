@@ -57,6 +57,12 @@ bool qapi_filename_has_protocol(const char *filename);
 
 /* ---- options that change ---- */
 
+/* The options with other values, an array of struct keyval, at their (dotted)
+ * keys. What a node of this driver does not have is refused as what cannot be
+ * changed. Free with blockdev_options_free(). */
+struct blockdev_options *qapi_blockdev_options_change(
+    const struct blockdev_options *from, const GPtrArray *pairs,
+    GError **error);
 /* Called for each member, by its dotted name, that differs; reset: there is
  * none any more. false ends it. */
 typedef bool qapi_change_fn(const char *name, bool reset, void *opaque);

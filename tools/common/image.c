@@ -14,25 +14,6 @@
 #include "util/error.h"
 #include "util/keyval.h"
 
-static const struct cache_mode cache_modes[] = {
-    {.name = "none", .direct = true},
-    {.name = "off", .direct = true},
-    {.name = "directsync", .direct = true, .writethrough = true},
-    {.name = "writeback"},
-    {.name = "writethrough", .writethrough = true},
-    {.name = "unsafe", .no_flush = true},
-};
-
-const struct cache_mode *cache_mode_find(const char *name)
-{
-    for (size_t i = 0; i < G_N_ELEMENTS(cache_modes); i++) {
-        if (!strcmp(cache_modes[i].name, name)) {
-            return &cache_modes[i];
-        }
-    }
-    return NULL;
-}
-
 /* ---- options in pairs ---- */
 
 struct described {

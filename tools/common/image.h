@@ -7,15 +7,8 @@
 
 #include <glib.h>
 #include <stdbool.h>
+#include "block/cache_mode.h"
 #include "block/node.h"
-
-/* What -t, -T and cache= name. */
-struct cache_mode {
-    const char *name;
-    bool direct, no_flush, writethrough;
-};
-/* NULL: there is no such mode. */
-const struct cache_mode *cache_mode_find(const char *name);
 
 /* One tree of options from `pairs`, an array of struct keyval:
  *
