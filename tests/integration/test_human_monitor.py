@@ -80,6 +80,44 @@ def test_permissions_are_given_back(daemons):
     varved.command("block_resize", device="drive0", size=2 * MIB)
 
 
+def test_the_image_is_reopened(daemons):
+    """The answers are the peer's but for the program's name and line ends."""
+    lines = ["reopen -r", "reopen -w", "write -q 0 512", "reopen -c none",
+             "reopen -o nonsense=1", "reopen -r -w", "reopen -c writethrough"]
+    for line in lines:
+        ours, theirs = [d.command(*human(f'qemu-io drive0 "{line}"'))
+                        for d in daemons]
+        assert ours.replace("qemu-io: ", "").strip() == theirs.strip(), line
+
+    def inserted(daemon):
+        found, = [b["inserted"] for b in daemon.command("query-block")
+                  if b["device"] == "drive0"]
+        return found["ro"], found["cache"]
+    same_conversation(*daemons, [inserted])
+
+
+def test_a_guest_writes_again_after_it_was_read_only(start):
+    varved = start.prepare(Varved)
+    with open(varved.path("disk.img"), "wb") as f:
+        f.truncate(MIB)
+    varved.args += ["-drive", "file=disk.img,format=raw,if=none,id=drive0",
+                    "-device", "virtio-blk,drive=drive0,id=dev0"]
+    varved.start()
+
+    def say(line):
+        return varved.command(*human(f'qemu-io drive0 "{line}"'))
+
+    def write():
+        return varved.command("x-guest-request", device="dev0", op="write",
+                              offset=0, length=4096)["status"]
+    assert say("reopen -c writethrough") == \
+        "qemu-io: Cannot change cache.writeback: Device attached\n"
+    assert say("reopen -r") == ""
+    assert write() == "ioerr"
+    assert say("reopen -w") == ""
+    assert write() == "ok"
+
+
 def test_a_request_stops_until_another_line_lets_it_go(start):
     """Also while the command that it belongs to waits; and a daemon that is
     told to end does not wait."""

@@ -16,6 +16,7 @@ def normalise(text, directory):
     text = re.sub(r"(?m)^(\d+,\d+),[\d:.,]+$", r"\1,TIME", text)
     # How a command is used is said in words of one's own.
     text = re.sub(r"(?m)^(\w+)( .*)? -- .*", r"usage: \1", text)
+    text = re.sub(r"#block\d+", "NODE", text)
     return text.replace("qemu-io", "{io}").replace("varve-io", "{io}")
 
 
@@ -88,6 +89,21 @@ RUNS = {
     "compressed is not for raw": ["write -c 0 64k", "write -c 1 64k",
                                   "write -c 0 100"],
     "state of a machine": ["write -b 0 1k", "read -b 0 1k"],
+    "reopened with other rights": [
+        "reopen", "reopen -r", "write 0 512", "read 0 512", "reopen -w",
+        "write 0 512", "reopen -r -o discard=ignore", "reopen", "write 0 512"],
+    "reopened with another cache": [
+        "reopen -c none", "write 1 3", "reopen -c writethrough", "write 0 512",
+        "reopen -c unsafe", "flush", "reopen -c nonsense",
+        "reopen -c none -o cache.direct=off",
+        "reopen -c none -o cache.no-flush=off", "reopen -o cache.direct=on",
+        "reopen -o cache.writeback=on"],
+    "reopened with wrong options": [
+        "reopen -r -w", "reopen -w -o read-only=off", "reopen -o nonsense=1",
+        "reopen -o cache.nonsense=1", "reopen -o driver=qcow2",
+        "reopen -o node-name=a", "reopen -o file=nothing", "reopen a",
+        "reopen -x", "reopen -o", "length"],
+    "reopened as a part": ["reopen -o size=1k", "length"],
     "beyond the end": ["write 0 2M", "write 1M 512", "read 1M 512",
                        "read 1023k 2k", "discard 1M 512", "discard 0 2M",
                        "readv 0 1M 1M", "write -z 1M 512", "read 7E 1"],
@@ -150,6 +166,21 @@ def test_same_as_qemu_io(sides, run):
 
 
 QCOW2 = {
+    "state of a machine": [
+        "write -b 0 1k", "read -b 0 1k", "read -b 0 100", "read -b 1 512",
+        "write -b 512 100", "write -b -P 3 1M 128k",
+        "write -b -P 4 1234432 512", "read -b -P 3 1M 64k",
+        "read -b -P 4 1234432 512", "read -b -P 5 8k 512",
+        "write -bz 0 512", "write -bc 0 512", "write -bu 0 512",
+        "write -bf 0 512", "write -bq 0 512", "write -bC 0 512",
+        "read -bC 0 512", "read -b 0 0", "write -b 0 0", "write -b 0 3G",
+        "write -b -P 9 800M 64k", "read -b -P 9 800M 64k", "info", "map",
+        "length", "truncate 2M", "read -b -P 3 1M 64k"],
+    "reopened with other options": [
+        "write 0 64k", "reopen -o lazy-refcounts=on", "reopen -r", "write 0 1",
+        "map", "reopen -w", "write 64k 64k", "reopen -o overlap-check=none",
+        "reopen -o backing=nothing", "reopen -o file.filename=other",
+        "reopen -c none", "read 0 1M", "info"],
     "allocation": ["map", "write 64k 64k", "map", "alloc 0 1M", "alloc 64k",
                    "write -q 256k 64k", "write -z 256k 64k", "map",
                    "write -z -u 64k 64k", "map",
@@ -167,11 +198,12 @@ QCOW2 = {
 }
 
 
-@pytest.mark.parametrize("name", ["plain.qcow2", "top.qcow2"])
+@pytest.mark.parametrize("name", ["plain.qcow2", "top.qcow2", "sub.qcow2"])
 @pytest.mark.parametrize("run", QCOW2)
 def test_same_on_qcow2(sides, run, name):
     for directory in sides:
         for args in (["plain.qcow2", "1M"],
+                     ["-o", "extended_l2=on", "sub.qcow2", "1M"],
                      ["-b", "plain.qcow2", "-F", "qcow2", "top.qcow2"]):
             subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", *args],
                            cwd=directory, check=True)
@@ -179,6 +211,41 @@ def test_same_on_qcow2(sides, run, name):
     subprocess.run(["qemu-img", "check", "-q", name], cwd=sides[0], check=True)
     subprocess.run(["qemu-img", "compare", "-q", sides[0] / name,
                     sides[1] / name], check=True)
+
+
+DATA_FILES = {"data.qcow2": "data_file=d.raw",
+              "raw.qcow2": "data_file=d.raw,data_file_raw=on"}
+
+
+@pytest.mark.parametrize("name", DATA_FILES)
+def test_the_state_of_a_machine_in_a_data_file(sides, name):
+    for directory in sides:
+        subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", "-o",
+                        DATA_FILES[name], name, "1M"], cwd=directory,
+                       check=True)
+    compare(sides, ["-f", "qcow2", name, *commands(
+        "write -b -P 3 1M 128k", "write -b -P 4 1234432 512",
+        "read -b -P 3 1M 64k", "read -b -P 4 1234432 512",
+        "read -b -P 0 0 64k", "read -P 0 0 1M", "length")])
+    subprocess.run(["qemu-img", "check", "-q", name], cwd=sides[0], check=True)
+
+
+def test_the_state_of_a_machine_is_no_part_of_the_disk(sides):
+    """The disk grows over the place where it was. The peer shows the state."""
+    path = sides[0] / "s.qcow2"
+    for args in (["-f", "raw", "b.raw", "600M"],
+                 ["-f", "qcow2", "-b", "b.raw", "-F", "raw", path, "1M"]):
+        subprocess.run(["qemu-img", "create", "-q", *args], cwd=sides[0],
+                       check=True)
+    play("qemu-io", sides[0], ["-f", "raw", "b.raw", "-c",
+                               "write -P 8 512M 64k"])
+    said = play("varve-io", sides[0], ["-f", "qcow2", "s.qcow2", *commands(
+        "read -P 0 -b 0 64k", "write -P 7 -b 100 512", "write -P 7 -b 0 512",
+        "read -P 0 -b 512 60k", "write -b 7E 512", "truncate 600M",
+        "read -P 0 512M 1M", "read -b -P 0 0 1M")])
+    assert "verification failed" not in said["stdout"], said
+    assert "write failed: File too large" in said["stdout"]
+    subprocess.run(["qemu-img", "check", "-q", path], check=True)
 
 
 READ_ONLY = ["write 0 512", "discard 0 512", "flush", "truncate 1M",
@@ -303,6 +370,15 @@ def chains(sides):
     ["-T", "nonsense", "-f", "raw", "a.raw", "-c", "length"],
     ["--object", "nonsense,id=a", "a.raw"],
     ["--object", "iothread,id=a", "a.raw"],
+    ["--image-opts", "driver=blkdebug,image.driver=raw,"
+     "image.file.filename=a.raw", "-c", "info"],
+    ["--image-opts", "driver=file,filename=a.raw", "-c", "info"],
+    ["--image-opts", "driver=null-co,size=1M", "-c", "info"],
+    ["-r", "-f", "qcow2", "o.qcow2", *commands("write -b 0 512",
+     "read -b 0 512", "reopen -w", "write -b 0 512", "write 0 512")],
+    ["--image-opts", "driver=blkdebug,image.driver=qcow2,"
+     "image.file.filename=o.qcow2", *commands("write -b 0 512",
+     "read -b 0 512")],
     ["-rUnf", "raw", "a.raw", "-c", "length"],
     ["--read", "-f", "raw", "a.raw", "-c", "write 0 512"],
 ], ids=" ".join)

@@ -6,6 +6,7 @@
 #include <inttypes.h>
 #include <signal.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "block/backend.h"
 #include "block/breaks.h"
@@ -24,11 +25,15 @@ bool co_file_open(struct io_session *s, const struct image_open *how)
         return io_fail(s, &error);
     }
     struct node *node = co_image_open(how, &writethrough, &error);
+    s->opaque = node;
     if (node && how->writable && node->read_only) {
         error_set(&error, "Block node is read-only");
     } else if (node) {
         unsigned perm = PERM_CONSISTENT_READ | (how->writable ? PERM_WRITE : 0);
         s->backend = co_backend_new(NULL, node, perm, PERM_ALL, &error);
+    }
+    if (node && how->copy_on_read) {
+        s->opaque = node->file->child; /* the filter is nobody's wish */
     }
     if (node) {
         co_node_unref(node);
@@ -126,22 +131,40 @@ static const struct io_command command_close = {
     .co_run = co_close,
 };
 
+/* What can be named as a protocol has that name, too. */
+static void print_names(struct io_session *s, const struct block_driver *driver)
+{
+    bool protocol = driver->kind == DRIVER_PROTOCOL ||
+                    !strcmp(driver->name, "blkdebug") ||
+                    !strcmp(driver->name, "blkverify");
+
+    fprintf(s->out, "format name: %s\n", driver->name);
+    if (protocol) {
+        fprintf(s->out, "format name: %s\n", driver->name);
+    }
+}
+
 static bool co_info(struct io_session *s, const struct io_args *args)
 {
-    struct node *node = node_skip_filters(s->backend->node);
+    struct node *node = s->opaque;
     struct node_info info = {0};
     g_autoptr(GError) error = NULL;
 
-    co_node_get_info(node, &info);
+    print_names(s, node->driver);
+    if (co_node_get_info(node, &info) < 0) {
+        return false;
+    }
     g_autofree char *cluster = io_size_text(info.cluster_size);
-    fprintf(s->out, "format name: %s\ncluster size: %s\n", node->driver->name,
-            cluster);
+    fprintf(s->out, "cluster size: %s\n", cluster);
+    g_autofree char *state = io_size_text(info.vm_state_offset);
+    fprintf(s->out, "vm state offset: %s\n", state);
+    if (node_is_filter(node)) {
+        return true;
+    }
     qapi_auto(image_info) image = co_node_query_image(node, true, &error);
     if (!image) {
         return io_fail(s, &error);
     }
-    g_autofree char *state = io_size_text(info.vm_state_offset);
-    fprintf(s->out, "vm state offset: %s\n", state);
     tool_print_specific(s->out, image->format_specific);
     return true;
 }
