@@ -31,6 +31,7 @@ struct alloc_write {
                          with extended L2 entries only what is needed */
     bool reuse;       /* the clusters are the old ones */
     bool fresh;       /* the clusters read as zeroes as long as nobody writes */
+    uint64_t reserve; /* where they come from, see struct qcow2_run */
     int64_t head, tail; /* bytes around the data in [from, to) */
     bool head_zero, tail_zero;
 };
@@ -228,20 +229,24 @@ static int co_take_external(struct alloc_write *w, int64_t offset,
 static int co_get_clusters(struct alloc_write *w, int64_t offset, int64_t bytes)
 {
     struct qcow2 *s = w->s;
-    int64_t want = (w->a.end - w->a.offset) >> s->cluster_bits, got;
+    int64_t want = (w->a.end - w->a.offset) >> s->cluster_bits;
+    struct qcow2_run run;
 
     if (s->external) {
         return co_take_external(w, offset, bytes);
     }
     if (!w->reuse) {
         co_node_debug_event(qcow2_file(s), BLKDEBUG_EVENT_CLUSTER_ALLOC);
-        w->host = co_qcow2_alloc_clusters(s, want, &got, &w->fresh);
-        if (w->host < 0) {
-            return w->host;
+        int ret = co_qcow2_alloc_clusters(s, want, &run);
+        if (ret < 0) {
+            return ret;
         }
-        if (got < want) {
+        w->host = run.offset;
+        w->fresh = run.fresh;
+        w->reserve = run.reserve;
+        if (run.n < want) {
             /* The write now ends with the cluster: nothing is left of it. */
-            w->a.end = w->a.offset + (got << s->cluster_bits);
+            w->a.end = w->a.offset + (run.n << s->cluster_bits);
             w->to = min_i64(w->to, w->a.end);
         }
     }
@@ -378,6 +383,17 @@ static int co_fill(struct alloc_write *w, int64_t offset,
 
 /* ---- the L2 entries ------------------------------------------------------ */
 
+/* Whether the entry of the cluster at `at` may be on disk before anything else
+ * is; see reserve.c. */
+static bool needs_no_order(const struct alloc_write *w, const uint64_t *old,
+                           int64_t at)
+{
+    struct qcow2 *s = w->s;
+
+    return w->reserve && w->reserve <= s->reserve.stable &&
+           entry_reads_zero(s, old, at, at + s->cluster_size);
+}
+
 static int co_link(struct alloc_write *w)
 {
     struct qcow2 *s = w->s;
@@ -392,6 +408,7 @@ static int co_link(struct alloc_write *w)
         qcow2_entry_at(s, slice->data, qcow2_slice_index(s, w->a.offset));
     int64_t host = w->host;
     for (int64_t at = w->a.offset; at < w->a.end; at += s->cluster_size) {
+        s->needs_order = s->needs_order || !needs_no_order(w, entry, at);
         if (!w->reuse) {
             qcow2_free_entry_later(s, be64toh(*entry), FREE_OTHER);
         }

@@ -3,8 +3,8 @@
  *
  * L2 slices, L1 entries, refcounts and refcount table entries change in memory
  * and stay there until a commit: at a flush, when a cache is full, at close,
- * and when what was written has to survive the process. A commit takes what is
- * dirty at its begin, and
+ * and when what was written has to survive the process, as far as reserve.c has
+ * not made that cheaper. A commit takes what is dirty at its begin, and
  *
  *   1. writes the refcounts;
  *   2. flushes the file: now stable are these refcounts, all new blocks and
@@ -31,6 +31,8 @@ struct commit {
     struct table_dirt l1, rt;
     uint64_t *l1_entries, *rt_entries; /* as they go to disk */
     GArray *frees;
+    uint64_t reserve; /* the last one made by now */
+    bool needs_order;
 };
 
 static uint64_t *snapshot(const uint64_t *table, const struct table_dirt *d)
@@ -53,7 +55,10 @@ static void commit_begin(struct qcow2 *s, struct commit *c)
         .l1_entries = snapshot(s->l1, &s->l1_dirt),
         .rt_entries = snapshot(s->rt, &s->rt_dirt),
         .frees = s->frees[FREE_PENDING],
+        .reserve = s->reserve.generation,
+        .needs_order = s->needs_order,
     };
+    s->needs_order = false;
     s->l1_dirt = s->rt_dirt = (struct table_dirt){0};
     s->frees[FREE_PENDING] = g_array_new(false, false, sizeof(struct free_run));
     meta_cache_freeze(&s->l2);
@@ -73,6 +78,9 @@ static void commit_end(struct qcow2 *s, struct commit *c, int ret)
         meta_cache_unfreeze(&s->l2);
         dirt_merge(&s->l1_dirt, &c->l1);
         dirt_merge(&s->rt_dirt, &c->rt);
+        s->needs_order = s->needs_order || c->needs_order;
+    } else {
+        s->reserve.stable = c->reserve;
     }
     qcow2_frees_append(s->frees[ret < 0 ? FREE_PENDING : FREE_STABLE],
                        c->frees);
@@ -152,10 +160,23 @@ int co_qcow2_commit(struct qcow2 *s)
     return ret;
 }
 
-static bool all_written(const struct qcow2 *s)
+static bool mapping_written(const struct qcow2 *s)
 {
-    return !s->l2.n_dirty && s->l1_dirt.lo >= s->l1_dirt.hi &&
-           s->rt_dirt.lo >= s->rt_dirt.hi && !s->rb.n_dirty;
+    return !s->l2.n_dirty && s->l1_dirt.lo >= s->l1_dirt.hi;
+}
+
+/* What is in memory only is then the refcounts of clusters that no table in the
+ * file refers to. */
+static int co_write_mapping(struct qcow2 *s)
+{
+    if (s->needs_order || s->l1_dirt.lo < s->l1_dirt.hi) {
+        return co_qcow2_commit_locked(s);
+    }
+    if (s->broken) {
+        return -EIO;
+    }
+    meta_cache_freeze(&s->l2);
+    return co_meta_cache_write(&s->l2);
 }
 
 int co_qcow2_write_back(struct node *node)
@@ -163,14 +184,15 @@ int co_qcow2_write_back(struct node *node)
     struct qcow2 *s = node->state;
     int ret = 0;
 
-    if (G_LIKELY(all_written(s) && !s->commit_lock.owner)) {
+    s->ends_survive = true;
+    if (G_LIKELY(mapping_written(s) && !s->commit_lock.owner)) {
         return 0;
     }
     /* Who has the lock may be about to write what this caller waits for; and
      * while one commits, others wait here for the one after it. */
     co_mutex_lock(&s->commit_lock);
-    if (!all_written(s)) {
-        ret = co_qcow2_commit_locked(s);
+    if (!mapping_written(s)) {
+        ret = co_write_mapping(s);
     }
     co_mutex_unlock(&s->commit_lock);
     return ret;

@@ -119,6 +119,7 @@ static int co_link_compressed(struct qcow2 *s, int64_t offset, uint64_t entry)
         return ret;
     }
     meta_entry_change(&s->l2, slice);
+    s->needs_order = true;
     uint64_t *old =
         qcow2_entry_at(s, slice->data, qcow2_slice_index(s, offset));
     qcow2_free_entry_later(s, be64toh(*old), FREE_OTHER);

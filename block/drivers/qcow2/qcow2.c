@@ -176,6 +176,7 @@ static int co_qcow2_flush(struct node *node)
  * last ones changed in the refcounts is one more. */
 int co_qcow2_settle(struct qcow2 *s)
 {
+    co_qcow2_drop_reserve(s);
     int ret = co_qcow2_commit(s);
 
     for (unsigned i = 0; ret == 0 && i < 4 && qcow2_frees_left(s); i++) {

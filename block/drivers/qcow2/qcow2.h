@@ -41,6 +41,15 @@ struct allocation {
     TAILQ_ENTRY(allocation) link;
 };
 
+/* A run of clusters that are counted but not yet used; see reserve.c. */
+struct qcow2_reserve {
+    int64_t next, end;   /* cluster indices */
+    int64_t bytes;       /* size of the last run */
+    uint64_t generation; /* number of the run, from 1 on */
+    uint64_t stable;     /* up to this run refcounts are on disk */
+    bool failed;         /* no more runs */
+};
+
 /* The range [lo, hi) of table entries that differ from the disk; empty if
  * lo >= hi. */
 struct table_dirt {
@@ -92,6 +101,10 @@ struct qcow2 {
     /* order of writes, see commit.c */
     struct co_mutex commit_lock;
     struct table_dirt l1_dirt, rt_dirt;
+    bool ends_survive; /* what ended has to outlive the process */
+    bool needs_order;  /* an L2 entry in memory needs a flush before it is
+                          written; see reserve.c */
+    struct qcow2_reserve reserve;
     GArray *frees[4]; /* struct free_run, by enum free_stage */
     bool applying_frees;
     bool discard_passed[FREE_KINDS];
@@ -329,10 +342,19 @@ int co_qcow2_unmap(struct qcow2 *s, int64_t offset, int64_t bytes);
 /* Sets what follows from s->refcount_order. */
 void qcow2_refcount_init(struct qcow2 *s);
 int co_qcow2_refcount(struct qcow2 *s, int64_t cluster, uint64_t *value);
-/* Up to `want` contiguous clusters, refcount 1 from now on: *got of them at the
- * returned offset, or -errno. *fresh: never written, so they read as zeroes. */
-int64_t co_qcow2_alloc_clusters(struct qcow2 *s, int64_t want, int64_t *got,
-                                bool *fresh);
+/* Clusters that were taken: whole and contiguous. */
+struct qcow2_run {
+    int64_t offset, n;
+    bool fresh;       /* never written, so they read as zeroes */
+    uint64_t reserve; /* generation of the reserve that they come from, or 0 */
+};
+/* Up to `want` contiguous clusters, refcount 1 from now on. */
+int co_qcow2_alloc_clusters(struct qcow2 *s, int64_t want,
+                            struct qcow2_run *run);
+/* The same with alloc_lock held, where nothing was ever written: *got of them
+ * at the returned offset, or -errno; -ENOENT if others come first. */
+int64_t co_qcow2_alloc_fresh_locked(struct qcow2 *s, int64_t want,
+                                    int64_t *got);
 /* Exactly n contiguous clusters; for tables. */
 int64_t co_qcow2_alloc_contiguous(struct qcow2 *s, int64_t n);
 /* The same with alloc_lock held. */
@@ -349,6 +371,13 @@ int co_qcow2_refcount_slice(struct qcow2 *s, int64_t cluster,
                             struct meta_entry **slice);
 /* Clusters below end (an index) have been handed out. */
 void qcow2_note_used(struct qcow2 *s, int64_t end);
+
+/* ---- reserve.c: clusters counted ahead ---- */
+/* With alloc_lock held: up to `want` clusters, which are fresh; where, or
+ * negative if there are none. */
+int64_t co_qcow2_take_reserved(struct qcow2 *s, int64_t want, int64_t *got);
+/* What is left is given back; for a node that no request is in. */
+void co_qcow2_drop_reserve(struct qcow2 *s);
 
 /* ---- reftable.c: new refcount blocks and a larger refcount table ---- */
 /* With alloc_lock held: makes the block that counts cluster, which no block

@@ -132,7 +132,8 @@ void qcow2_note_used(struct qcow2 *s, int64_t end)
 /* A run of free clusters that is being looked for. */
 struct search {
     int64_t want;
-    bool exact; /* nothing less will do */
+    bool exact;      /* nothing less will do */
+    bool fresh_only; /* nothing that was ever written */
     int64_t start, n;
 };
 
@@ -241,6 +242,9 @@ static int64_t co_alloc_locked(struct qcow2 *s, struct search *q, bool *fresh)
         q->n = zero - q->start;
     }
     *fresh = q->start >= zero;
+    if (q->fresh_only && !*fresh) {
+        return -ENOENT;
+    }
     if (qcow2_meta_overlaps(s, q->start << s->cluster_bits,
                             q->n << s->cluster_bits)) {
         return co_qcow2_corrupt(s, q->start << s->cluster_bits,
@@ -259,14 +263,33 @@ static int64_t co_alloc_locked(struct qcow2 *s, struct search *q, bool *fresh)
     return q->start << s->cluster_bits;
 }
 
-int64_t co_qcow2_alloc_clusters(struct qcow2 *s, int64_t want, int64_t *got,
-                                bool *fresh)
+int co_qcow2_alloc_clusters(struct qcow2 *s, int64_t want,
+                            struct qcow2_run *run)
 {
     struct search q = {.want = want};
 
     co_mutex_lock(&s->alloc_lock);
-    int64_t ret = co_alloc_locked(s, &q, fresh);
+    *run = (struct qcow2_run){.offset = -1};
+    if (s->ends_survive) {
+        run->offset = co_qcow2_take_reserved(s, want, &run->n);
+    }
+    if (run->offset >= 0) {
+        run->fresh = true;
+        run->reserve = s->reserve.generation;
+    } else {
+        run->offset = co_alloc_locked(s, &q, &run->fresh);
+        run->n = q.n;
+    }
     co_mutex_unlock(&s->alloc_lock);
+    return run->offset < 0 ? (int)run->offset : 0;
+}
+
+int64_t co_qcow2_alloc_fresh_locked(struct qcow2 *s, int64_t want, int64_t *got)
+{
+    struct search q = {.want = want, .fresh_only = true};
+    bool fresh;
+    int64_t ret = co_alloc_locked(s, &q, &fresh);
+
     *got = q.n;
     return ret;
 }

@@ -118,6 +118,8 @@ static int change_entries(struct qcow2 *s, struct meta_entry *slice,
         return 0;
     }
     meta_entry_change(&s->l2, slice);
+    /* Only what is in another file is to be zero there first. */
+    s->needs_order = s->needs_order || s->external;
     for (int64_t at = offset; at < end;
          at = align_down(at, s->cluster_size) + s->cluster_size) {
         (void)plan_change(s, slice, at, end, change, &old, &next);

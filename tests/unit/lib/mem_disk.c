@@ -123,8 +123,11 @@ static bool co_mem_truncate(struct node *node, int64_t size, bool exact,
     if (size > MEM_DISK_MAX) {
         return error_set_errno(error, ENOSPC, "Cannot resize");
     }
+    pause_some(d);
     if (size < node->length) {
         memset(d->data + size, 0, node->length - size);
+    } else {
+        record(d, false, size, 0);
     }
     node->length = size;
     return true;
