@@ -130,7 +130,7 @@ void block_copy_set_skip_unallocated(struct block_copy *s, bool skip)
 
 void block_copy_set_speed(struct block_copy *s, int64_t speed)
 {
-    ratelimit_set_speed(&s->limit, speed);
+    bucket_set_rate(&s->limit, speed);
 }
 
 void block_copy_set_progress(struct block_copy *s, block_copy_progress_fn *fn,
@@ -208,7 +208,7 @@ static int co_task_plan(struct copy_task *t)
     }
     task_shrink(t, run);
     if (t->method != COPY_NOTHING) {
-        ratelimit_account(&s->limit, t->bytes, now_ns());
+        bucket_add(&s->limit, t->bytes, now_ns());
     }
     return 0;
 }
@@ -368,8 +368,8 @@ static int64_t claim_limit(const struct block_copy *s,
         max = min_i64(max, call->max_chunk);
     }
     /* Pieces of one slice of time keep a slow copy smooth. */
-    if (s->limit.speed) {
-        max = min_i64(max, s->limit.quota);
+    if (s->limit.rate) {
+        max = min_i64(max, bucket_headroom(&s->limit));
     }
     return max_i64(s->cluster_size, align_down(max, s->cluster_size));
 }
@@ -379,7 +379,7 @@ static bool co_hold(struct block_copy *s, struct block_copy_call *call,
                     struct co_span *span)
 {
     for (;;) {
-        int64_t ns = ratelimit_delay(&s->limit, now_ns());
+        int64_t ns = bucket_delay(&s->limit, now_ns());
         if (call->wants_pause && call->wants_pause(call->opaque)) {
             co_pool_wait(&span->pool);
             if (call->co_pause(call->opaque)) {

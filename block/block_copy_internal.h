@@ -10,7 +10,7 @@
 
 #include <sys/queue.h>
 #include "aio/colock.h"
-#include "block/ratelimit.h"
+#include "util/bucket.h"
 
 /* One plain copy is at most this long (or one cluster): what files still read
  * and write at once, on the loop's thread, so that the data stay in its cache
@@ -65,7 +65,7 @@ struct block_copy {
     unsigned write_flags;
     int64_t chunk; /* of plain copies; grows with success */
     int64_t claim; /* see COPY_CLAIM_MIN */
-    struct ratelimit limit;
+    struct bucket limit;
     void (*progress)(void *opaque, int64_t done, int64_t remaining);
     void *progress_opaque;
 

@@ -90,7 +90,7 @@ static int co_copy_range(struct layer_copy *c, int64_t offset, int64_t *bytes)
         *p = (struct copy_piece){c, offset, *bytes};
         co_pool_start(&c->pool, co_copy_piece, p);
     }
-    ratelimit_account(&c->rate, *bytes, loop_now_ns(c->top->loop));
+    bucket_add(&c->rate, *bytes, loop_now_ns(c->top->loop));
     return ret;
 }
 
@@ -104,7 +104,7 @@ static int co_wait_turn(struct layer_copy *c)
                 return ret;
             }
         }
-        int64_t ns = ratelimit_delay(&c->rate, loop_now_ns(c->top->loop));
+        int64_t ns = bucket_delay(&c->rate, loop_now_ns(c->top->loop));
         if (!ns) {
             return 1;
         }

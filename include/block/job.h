@@ -21,7 +21,6 @@
 #include "aio/colock.h"
 #include "aio/timer.h"
 #include "block/graph.h"
-#include "block/ratelimit.h"
 #include "qapi/types.h"
 
 struct job;

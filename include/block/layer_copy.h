@@ -14,7 +14,7 @@
 #include <stdint.h>
 #include "aio/colock.h"
 #include "block/node.h"
-#include "block/ratelimit.h"
+#include "util/bucket.h"
 
 /* Zeroed, but for top and target, is a valid start. */
 struct layer_copy {
@@ -22,7 +22,7 @@ struct layer_copy {
     struct node *base;   /* NULL: all that is behind top */
     struct node *target; /* at least as long as top; may be base */
     unsigned tasks;      /* ranges at once; 0: a default */
-    struct ratelimit rate;
+    struct bucket rate;
     /* Bytes of top that are dealt with, of its length. May be NULL. Must not
      * suspend. */
     void (*progress)(void *opaque, int64_t done, int64_t total);

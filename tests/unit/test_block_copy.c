@@ -13,7 +13,6 @@
 #include <cmocka.h>
 
 #include "aio/loop.h"
-#include "block/ratelimit.h"
 #include "lib/fake_driver.h"
 #include "lib/noise.h"
 
@@ -293,34 +292,6 @@ static void co_random_ranges(void *opaque)
     g_rand_free(r);
 }
 
-static void rates_hold_on_average(void **state)
-{
-    struct ratelimit r = {0};
-    int64_t now = 5, done = 0;
-
-    ratelimit_set_speed(&r, 1000000);
-    while (now < INT64_C(10000000000)) {
-        int64_t ns = ratelimit_delay(&r, now);
-        now += ns;
-        if (!ns) {
-            int64_t n = 1 + done % 250000;
-            ratelimit_account(&r, n, now);
-            done += n;
-            now += 1000;
-        }
-    }
-    assert_in_range(done, 9000000, 11500000);
-    ratelimit_set_speed(&r, 0);
-    assert_int_equal(ratelimit_delay(&r, now), 0);
-    /* Extremes do not overflow. */
-    ratelimit_set_speed(&r, 1);
-    ratelimit_account(&r, INT64_MAX, now);
-    ratelimit_account(&r, INT64_MAX, now);
-    assert_true(ratelimit_delay(&r, now) > 0);
-    ratelimit_set_speed(&r, INT64_MAX);
-    assert_true(ratelimit_delay(&r, INT64_MAX / 2) >= 0);
-}
-
 #define COPY_TEST(name)            \
     static void name(void **state) \
     {                              \
@@ -352,7 +323,6 @@ int main(void)
         cmocka_unit_test(zeroes_onto_zeroes),
         cmocka_unit_test(small_target),
         cmocka_unit_test(random_ranges),
-        cmocka_unit_test(rates_hold_on_average),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

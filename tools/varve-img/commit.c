@@ -75,7 +75,7 @@ static bool co_commit_parts(struct commit *o, GError **error)
         .opaque = o,
     };
 
-    ratelimit_set_speed(&copy.rate, o->rate);
+    bucket_set_rate(&copy.rate, o->rate);
     if (target->length < top->length &&
         !co_node_truncate(target, top->length, false, PREALLOC_MODE_OFF, 0,
                           error)) {

@@ -380,7 +380,7 @@ static int convert_run(int argc, char **argv)
     }
     c.sources = argc - first - 1;
     c.sparse = c.sparse < 0 ? DEFAULT_SPARSE : c.sparse;
-    ratelimit_set_speed(&c.rate, rate);
+    bucket_set_rate(&c.rate, rate);
     progress_start(&c.progress, progress && !c.quiet);
     return convert_words(&c, &from, argv + first);
 }

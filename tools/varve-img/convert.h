@@ -5,8 +5,8 @@
 #define VARVE_TOOLS_VARVE_IMG_CONVERT_H
 
 #include "aio/colock.h"
-#include "block/ratelimit.h"
 #include "tools/varve-img/img.h"
+#include "util/bucket.h"
 
 struct convert_source {
     struct image_open how;
@@ -31,7 +31,7 @@ struct convert {
     int64_t sparse; /* zeroes of this length are not written; 0 = write all */
     struct backend *dst;
     struct co_pool pool;
-    struct ratelimit rate;
+    struct bucket rate;
     struct progress progress;
     int64_t total, done;
     bool target_is_zero; /* it reads as zeroes where nothing is written */

@@ -279,7 +279,7 @@ static int64_t co_convert_extent(struct convert *c, int64_t offset)
     bytes = min_i64(bytes, align_up(offset + 1, c->chunk) - offset);
     *t = (struct convert_task){c, offset, bytes};
     co_pool_start(&c->pool, co_convert_piece, t);
-    ratelimit_account(&c->rate, bytes, loop_now_ns(c->dst->node->loop));
+    bucket_add(&c->rate, bytes, loop_now_ns(c->dst->node->loop));
     return bytes;
 }
 
@@ -287,7 +287,7 @@ static void co_keep_to_rate(struct convert *c)
 {
     int64_t ns;
 
-    while ((ns = ratelimit_delay(&c->rate, loop_now_ns(c->dst->node->loop)))) {
+    while ((ns = bucket_delay(&c->rate, loop_now_ns(c->dst->node->loop)))) {
         co_sleep_ns(ns);
     }
 }
