@@ -17,6 +17,7 @@
 
 #include "aio/directory.h"
 #include "aio/loop.h"
+#include "aio/throttle.h"
 #include "block/backend_int.h"
 #include "block/graph_int.h"
 #include "block/node_int.h"
@@ -39,7 +40,13 @@ static char *root_describe(const struct edge *edge)
 static void root_drained_begin(struct edge *edge)
 {
     struct backend *b = edge->opaque;
-    if (b->quiesced++ == 0 && b->device_ops && b->device_ops->drained_begin) {
+    if (b->quiesced++) {
+        return;
+    }
+    if (b->throttle) {
+        throttle_bypass_begin(b->throttle);
+    }
+    if (b->device_ops && b->device_ops->drained_begin) {
         b->device_ops->drained_begin(b->device);
     }
 }
@@ -55,6 +62,9 @@ static void root_drained_end(struct edge *edge)
     struct backend *b = edge->opaque;
     assert(b->quiesced > 0);
     if (--b->quiesced == 0) {
+        if (b->throttle) {
+            throttle_bypass_end(b->throttle);
+        }
         co_queue_wake_all(&b->held);
         if (b->device_ops && b->device_ops->drained_end) {
             b->device_ops->drained_end(b->device);
@@ -174,13 +184,16 @@ void co_backend_unref(struct backend *b)
     if (b->root) {
         /* Only for its own requests: a job that gives its backend up must not
          * wait for itself. */
-        b->quiesced++;
+        if (b->quiesced++ == 0 && b->throttle) {
+            throttle_bypass_begin(b->throttle);
+        }
         while (b->in_flight) {
             co_queue_wait(&b->graph->drain_waiters);
         }
         co_graph_detach(b->root);
     }
     assert(co_queue_empty(&b->held));
+    g_clear_pointer(&b->throttle, throttle_leave);
     g_free(b->name);
     g_free(b->device_id);
     g_free(b);
@@ -300,6 +313,14 @@ static inline int co_enter_request(struct backend *b, enum acct_op op,
     return 0;
 }
 
+static inline void co_limit(struct backend *b, int64_t bytes,
+                            enum throttle_direction direction)
+{
+    if (G_UNLIKELY(b->throttle)) {
+        co_throttle(b->throttle, bytes, direction);
+    }
+}
+
 static inline int leave_request(struct backend *b, enum acct_op op,
                                 int64_t bytes, int64_t start, int ret)
 {
@@ -339,6 +360,7 @@ int co_backend_preadv(struct backend *b, int64_t offset, const struct iov *iov,
         return ret;
     }
     int64_t start = start_ns(b);
+    co_limit(b, bytes, THROTTLE_READ);
     ret = co_node_preadv(b->node, offset, iov, flags);
     return leave_request(b, ACCT_READ, bytes, start, ret);
 }
@@ -352,6 +374,7 @@ int co_backend_pwritev(struct backend *b, int64_t offset, const struct iov *iov,
         return ret;
     }
     int64_t start = start_ns(b);
+    co_limit(b, bytes, THROTTLE_WRITE);
     ret = co_node_pwritev(b->node, offset, iov, write_flags(b, flags));
     note_written(b, offset + bytes, ret);
     return leave_request(b, ACCT_WRITE, bytes, start, ret);
@@ -365,6 +388,7 @@ int co_backend_pwrite_zeroes(struct backend *b, int64_t offset, int64_t bytes,
         return ret;
     }
     int64_t start = start_ns(b);
+    co_limit(b, bytes, THROTTLE_WRITE);
     ret = co_node_pwrite_zeroes_at_root(b->node, offset, bytes,
                                         write_flags(b, flags));
     note_written(b, offset + bytes, ret);

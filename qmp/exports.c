@@ -5,10 +5,10 @@
 
 #include "block/backend.h"
 #include "block/graph.h"
+#include "block/objects.h"
 #include "hw/vhost_user_blk.h"
 #include "qmp/commands.h"
 #include "qmp/monitor.h"
-#include "qmp/objects.h"
 #include "qmp/visit.h"
 #include "util/error.h"
 

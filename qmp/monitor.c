@@ -15,12 +15,12 @@
 
 #include "aio/loop.h"
 #include "aio/mailbox.h"
+#include "block/objects.h"
 #include "block/place.h"
 #include "channel.h"
 #include "framer.h"
 #include "json_print.h"
 #include "qapi/json.h"
-#include "qmp/objects.h"
 #include "request.h"
 #include "session.h"
 

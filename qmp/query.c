@@ -3,6 +3,7 @@
  */
 #include "block/backend.h"
 #include "block/graph.h"
+#include "block/throttle.h"
 #include "lookup.h"
 #include "qmp/commands.h"
 #include "qmp/visit.h"
@@ -31,6 +32,9 @@ static struct block_info *co_backend_info(struct backend *b, GError **error)
             return NULL;
         }
         info->inserted->cache->writeback = b->write_cache;
+        if (b->throttle) {
+            throttle_query(throttle_member_group(b->throttle), info->inserted);
+        }
     }
     return g_steal_pointer(&info);
 }

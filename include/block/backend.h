@@ -45,13 +45,17 @@ struct backend_device_ops {
     const struct backend_device_move_ops *move; /* NULL: it stays */
 };
 
+struct throttle_config;
+struct throttle_member;
+
 struct backend {
     /* hot */
     struct node *node; /* root node; NULL: no medium */
     unsigned in_flight;
     unsigned quiesced; /* depth of drained sections */
     bool read_only;
-    bool write_cache; /* false: every write is REQ_FUA */
+    bool write_cache;                 /* false: every write is REQ_FUA */
+    struct throttle_member *throttle; /* or NULL */
     struct acct_stats acct[ACCT_COUNT];
     /* cold */
     struct co_queue held; /* requests that wait for the drain to end */
@@ -91,6 +95,13 @@ void backend_detach_device(struct backend *b);
 bool backend_asks_for_loop(const struct edge *root);
 bool co_backend_set_perm(struct backend *b, unsigned perm, unsigned shared,
                          GError **error);
+/* Limits requests together with the group of that name, which is made if it is
+ * not there (NULL: the one that it is in, or one with its own name); config
+ * becomes that of the group. A config without limits takes the backend out of
+ * its group. While the backend is drained, or has no requests. Pure of checks:
+ * throttle_config_check() comes before. */
+void backend_set_throttle(struct backend *b, const char *group,
+                          const struct throttle_config *config);
 int64_t backend_length(const struct backend *b); /* bytes; 0 without medium */
 
 /* As block/request.h, with range and read-only checks (-EIO, -EACCES, and

@@ -7,6 +7,7 @@
 #include <getopt.h>
 #include <stdio.h>
 #include <string.h>
+#include "block/objects.h"
 #include "qapi/options.h"
 #include "tools/common/tool.h"
 #include "util/error.h"
@@ -183,21 +184,42 @@ bool tool_take_trace(const char *argument, void *opaque, int *status)
     return true;
 }
 
+void tool_list_objects(bool threads)
+{
+    printf("List of user creatable objects:\n");
+    for (unsigned i = 0; i < OBJECT_TYPE__COUNT; i++) {
+        if (threads || i != OBJECT_TYPE_IOTHREAD) {
+            printf("  %s\n", object_type_str(i));
+        }
+    }
+}
+
+bool tool_add_object(const char *argument, bool threads, GError **error)
+{
+    qapi_auto(object_options) options = qapi_options_parse(
+        &qapi_type_object_options, argument, "qom-type", error);
+
+    if (!options) {
+        return false;
+    }
+    if (!threads && options->qom_type == OBJECT_TYPE_IOTHREAD) {
+        return error_set(error, "invalid object type: iothread");
+    }
+    return object_add(options, error);
+}
+
 bool tool_take_object(const char *argument, void *opaque, int *status)
 {
     g_autoptr(GError) error = NULL;
 
     if (!strcmp(argument, "help")) {
-        printf("List of user creatable objects:\n");
+        tool_list_objects(false);
         *status = 0;
         return false;
     }
-    qapi_auto(object_options) options = qapi_options_parse(
-        &qapi_type_object_options, argument, "qom-type", &error);
-    if (options) {
-        error_set(&error, "invalid object type: %s",
-                  object_type_str(options->qom_type));
+    if (!tool_add_object(argument, false, &error)) {
+        tool_fail(&error);
+        return false;
     }
-    tool_fail(&error);
-    return false;
+    return true;
 }

@@ -56,8 +56,11 @@ void tool_options_help(const struct tool_option *rows);
 /* For `take`: -T [[enable=]PATTERN][,events=FILE][,file=FILE]. There are no
  * trace events: says so for each that is named. */
 bool tool_take_trace(const char *argument, void *opaque, int *status);
-/* For `take`: --object TYPE,id=ID,... Nothing that a tool opens needs an object
- * yet, so that it refuses all types; `help` lists none. */
+/* For `take`: --object TYPE,id=ID,..., made at once; `help` lists the types. A
+ * tool has no use for I/O threads, and refuses them. */
 bool tool_take_object(const char *argument, void *opaque, int *status);
+/* Its halves; threads: there may be I/O threads. */
+void tool_list_objects(bool threads);
+bool tool_add_object(const char *argument, bool threads, GError **error);
 
 #endif

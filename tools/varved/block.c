@@ -5,12 +5,13 @@
 #include <string.h>
 
 #include "aio/iothread.h"
+#include "aio/throttle.h"
 #include "block/backend.h"
 #include "block/node.h"
+#include "block/objects.h"
 #include "hw/virtio_blk.h"
 #include "qapi/options.h"
 #include "qmp/monitor.h"
-#include "qmp/objects.h"
 #include "tools/common/image.h"
 #include "tools/varved/daemon.h"
 #include "util/error.h"
@@ -88,6 +89,8 @@ struct drive {
     bool has_node;    /* else an empty one */
     GPtrArray *pairs; /* of the image: not owned */
     enum blockdev_on_error werror, rerror;
+    struct throttle_config limits;
+    char *throttle_group;    /* or NULL */
     struct backend *backend; /* result */
     GError **error;
 };
@@ -206,7 +209,8 @@ static bool split_drive(struct drive *dr, GPtrArray *pairs, GError **error)
     if (!check_words(pairs, error) ||
         !on_error(pairs_find(pairs, "werror"), false, &dr->werror, error) ||
         !on_error(pairs_find(pairs, "rerror"), true, &dr->rerror, error) ||
-        !check_interface(dr, pairs, error)) {
+        !check_interface(dr, pairs, error) ||
+        !pairs_take_throttle(pairs, &dr->limits, &dr->throttle_group, error)) {
         return false;
     }
     bool cdrom = !g_strcmp0(pairs_find(pairs, "media"), "cdrom");
@@ -257,6 +261,7 @@ static void co_drive(void *opaque)
         dr->backend->on_write_error = dr->werror;
         dr->backend->on_read_error = dr->rerror;
         dr->backend->write_cache = !writethrough;
+        backend_set_throttle(dr->backend, dr->throttle_group, &dr->limits);
     }
     if (node) {
         co_node_unref(node);
@@ -306,10 +311,10 @@ enum option_result apply_drive(struct daemon *d, const char *value,
     name = id ? g_strdup(id)
               : g_strdup_printf("%s%u", dr.interface, d->auto_drives++);
     dr.id = name;
-    if (!split_drive(&dr, pairs, error)) {
-        return OPTION_FAILED;
+    if (split_drive(&dr, pairs, error)) {
+        daemon_call_graph(d, co_drive, &dr);
     }
-    daemon_call_graph(d, co_drive, &dr);
+    g_free(dr.throttle_group);
     if (!dr.backend) {
         return OPTION_FAILED;
     }

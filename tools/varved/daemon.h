@@ -10,6 +10,7 @@
 
 struct loop;
 struct iothread;
+struct throttle_config;
 
 /* Lives on the main thread; drives belong to the graph's loop. */
 struct daemon {
@@ -92,6 +93,11 @@ const char *pairs_find(const GPtrArray *pairs, const char *key);
 /* "on", "off" and their like. */
 bool pairs_bool(const GPtrArray *pairs, const char *key, bool absent,
                 bool *value, GError **error);
+
+/* Moves the limits of a drive out of its pairs. *group (g_free() it) stays as
+ * it is if none is named. */
+bool pairs_take_throttle(GPtrArray *pairs, struct throttle_config *config,
+                         char **group, GError **error); /* throttle.c */
 
 /* Runs fn on the graph's loop and blocks until it returned: while nothing else
  * needs the main loop. */

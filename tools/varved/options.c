@@ -9,8 +9,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "qapi/options.h"
-#include "qmp/objects.h"
+#include "tools/common/options.h"
 #include "tools/common/tool.h"
 #include "tools/varved/daemon.h"
 #include "util/error.h"
@@ -70,12 +69,10 @@ static enum option_result apply_object(struct daemon *d, const char *value,
                                        GError **error)
 {
     if (!strcmp(value, "help")) {
-        printf("List of user creatable objects:\n  iothread\n");
+        tool_list_objects(true);
         return OPTION_ANSWERED;
     }
-    qapi_auto(object_options) options =
-        qapi_options_parse(&qapi_type_object_options, value, "qom-type", error);
-    return options && object_add(options, error) ? OPTION_OK : OPTION_FAILED;
+    return tool_add_object(value, true, error) ? OPTION_OK : OPTION_FAILED;
 }
 
 static enum option_result apply_unsupported(struct daemon *d, const char *value,
@@ -100,7 +97,11 @@ static const struct option_row rows[] = {
     {"device", "OPTIONS",
      "a device: virtio-blk-pci,drive=ID,... (help;\nvirtio-blk,help)",
      STAGE_DEVICES, apply_device},
-    {"object", "OPTIONS", "an object: iothread,id=ID", O, apply_object},
+    {"object", "OPTIONS",
+     "an object: iothread,id=ID or "
+     "throttle-group,id=ID,\nlimits.iops-total=N,... "
+     "(help)",
+     O, apply_object},
     {"chardev", "OPTIONS",
      "a channel: socket,id=ID,path=P|host=H,port=P\n"
      "[,server=on][,wait=off]; stdio,id=ID",
