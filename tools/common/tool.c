@@ -9,17 +9,40 @@
 #include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
+#include <string.h>
 #include "aio/loop.h"
 #include "util/error.h"
 #include "util/keyval.h"
 
 #define HEAP_KEEPS (64 << 20)
 
+/* Messages as they are, warnings as the tools' users know them; everything else
+ * is for who looks for mistakes of ours. */
+static GLogWriterOutput write_log(GLogLevelFlags level, const GLogField *fields,
+                                  gsize n, gpointer opaque)
+{
+    const char *warning = level & G_LOG_LEVEL_WARNING ? ": warning: " : "";
+    const char *message = NULL;
+
+    for (gsize i = 0; i < n; i++) {
+        if (!strcmp(fields[i].key, "MESSAGE")) {
+            message = fields[i].value;
+        }
+    }
+    if (!message || !(level & (G_LOG_LEVEL_WARNING | G_LOG_LEVEL_MESSAGE))) {
+        return g_log_writer_default(level, fields, n, opaque);
+    }
+    fprintf(stderr, "%s%s%s\n", *warning ? g_get_prgname() : "", warning,
+            message);
+    return G_LOG_WRITER_HANDLED;
+}
+
 void tool_init(const char *argv0)
 {
     g_autofree char *base = g_path_get_basename(argv0);
 
     g_set_prgname(base);
+    g_log_set_writer_func(write_log, NULL, NULL);
     /* Programs that copy take and free large buffers all the time: keep them in
      * the heap, where their pages stay, instead of mapping them anew. */
     mallopt(M_MMAP_THRESHOLD, HEAP_KEEPS);
