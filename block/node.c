@@ -200,7 +200,7 @@ static void co_node_dissolve(struct node *node, struct node_list *dead)
 static void co_node_close(struct node *node, struct node_list *dead)
 {
     node->opened = false;
-    if (!node->read_only) {
+    if (!node->read_only && !node->unusable) {
         int ret = co_node_flush(node);
         if (ret < 0) {
             g_warning("Node '%s': flush on close failed: %s", node->name,

@@ -68,6 +68,7 @@ struct node {
     bool no_backing;         /* the backing file that it names is not open */
     bool for_check;          /* see struct open_defaults */
     bool cache_direct;
+    bool unusable; /* takes no more writes, and the driver has said why */
     char *backing_filename;           /* as the image stores it, or NULL */
     char *backing_format;             /* as the image stores it, or NULL */
     struct edge_list children;        /* private */

@@ -160,7 +160,7 @@ static int co_in_place_now(struct qcow2 *s, struct meta_entry *slice,
     if (G_LIKELY(!s->extended)) {
         return 0;
     }
-    int ret = co_qcow2_map_subclusters(s, slice, offset, 1, &m);
+    int ret = co_qcow2_map_subclusters(s, slice, offset, 1, &m, MAP_WRITE);
     return ret < 0 ? ret : m.type == CLUSTER_NORMAL && m.copied;
 }
 
@@ -250,13 +250,8 @@ static int co_get_clusters(struct alloc_write *w, int64_t offset, int64_t bytes)
             w->to = min_i64(w->to, w->a.end);
         }
     }
-    if (w->reuse && s->guard_data &&
-        qcow2_meta_overlaps(s, w->host, w->a.end - w->a.offset)) {
-        return co_qcow2_corrupt(s, w->host, w->a.end - w->a.offset,
-                                "Preventing invalid write on metadata "
-                                "(overlaps with a table)");
-    }
-    return 0;
+    return w->reuse ? co_qcow2_guard_data(s, w->host, w->a.end - w->a.offset)
+                    : 0;
 }
 
 /* ---- what is around the data --------------------------------------------- */

@@ -264,7 +264,7 @@ static int co_expand_zeroes(struct qcow2 *s)
     struct mapping m;
 
     for (int64_t at = 0; ret == 0 && at < end; at += m.bytes) {
-        ret = co_qcow2_map(s, at, end - at, &m);
+        ret = co_qcow2_map(s, at, end - at, &m, MAP_READ);
         bool zero =
             m.type == CLUSTER_ZERO_PLAIN || m.type == CLUSTER_ZERO_ALLOC;
         if (ret == 0 && zero && s->node->backing) {

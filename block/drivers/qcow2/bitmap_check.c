@@ -18,11 +18,11 @@ static bool walk_bitmap(const struct qcow2 *s, const struct stored_bitmap *b,
     }
     for (uint32_t i = 0; i < b->table_entries; i++) {
         if (b->table[i] > QCOW2_BITMAP_ALL_ONES &&
-            !fn(opaque, "Bitmap data", b->table[i], s->cluster_size, error)) {
+            !fn(opaque, "bitmap data", b->table[i], s->cluster_size, error)) {
             return false;
         }
     }
-    return fn(opaque, "Bitmap table", b->table_offset,
+    return fn(opaque, "bitmap table", b->table_offset,
               (uint64_t)b->table_entries * 8, error);
 }
 
@@ -40,7 +40,7 @@ bool qcow2_bitmaps_walk(const struct qcow2 *s, qcow2_bitmaps_fn *fn,
             return false;
         }
     }
-    return fn(opaque, "Bitmap directory", bitmaps->directory_offset,
+    return fn(opaque, "bitmap directory", bitmaps->directory_offset,
               bitmaps->directory_bytes, error);
 }
 

@@ -247,7 +247,8 @@ static int64_t co_place(struct qcow2 *s, const GPtrArray *list)
     if (!list->len) {
         return 0;
     }
-    int64_t offset = co_qcow2_alloc_contiguous(s, bytes >> s->cluster_bits);
+    int64_t offset = co_qcow2_alloc_contiguous(s, bytes >> s->cluster_bits,
+                                               "bitmap directory");
     if (offset < 0) {
         return offset;
     }

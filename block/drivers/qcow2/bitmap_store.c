@@ -31,7 +31,8 @@ static int64_t co_take_clusters(struct store *st, int64_t bytes)
     struct qcow2 *s = st->s;
     struct free_run run = {.bytes = align_up(bytes, s->cluster_size)};
 
-    run.offset = co_qcow2_alloc_contiguous(s, run.bytes >> s->cluster_bits);
+    run.offset =
+        co_qcow2_alloc_contiguous(s, run.bytes >> s->cluster_bits, "bitmap");
     if (run.offset >= 0) {
         g_array_append_val(st->taken, run);
     }

@@ -180,7 +180,7 @@ static bool co_repair_bits(struct survey *v, GError **error)
             ret = co_node_flush(qcow2_file(s));
         }
         if (ret == 0) {
-            s->marked_corrupt = s->broken = false;
+            s->damage_told = s->broken = s->node->unusable = false;
         }
     }
     return ret == 0 ||

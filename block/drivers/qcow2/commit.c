@@ -89,11 +89,17 @@ static void commit_end(struct qcow2 *s, struct commit *c, int ret)
     g_free(c->rt_entries);
 }
 
-static int co_write_entries(struct qcow2 *s, uint64_t table,
+static int co_write_entries(struct qcow2 *s, enum meta_table table,
                             const struct table_dirt *d, const uint64_t *entries)
 {
-    return co_node_pwrite(qcow2_file(s), table + (uint64_t)d->lo * 8, entries,
-                          (int64_t)(d->hi - d->lo) * 8, 0);
+    int64_t offset = table == META_ACTIVE_L1 ? s->header.l1_table_offset
+                                             : s->header.refcount_table_offset;
+    int64_t bytes = (int64_t)(d->hi - d->lo) * 8;
+
+    offset += (int64_t)d->lo * 8;
+    int ret = co_qcow2_guard_table(s, table, offset, bytes);
+    return ret < 0 ? ret
+                   : co_node_pwrite(qcow2_file(s), offset, entries, bytes, 0);
 }
 
 int co_qcow2_flush_files(struct qcow2 *s)
@@ -113,8 +119,7 @@ static int co_write_in_order(struct qcow2 *s, const struct commit *c)
     if (ret == 0 && c->rt_entries) {
         co_node_debug_event(qcow2_file(s),
                             BLKDEBUG_EVENT_REFBLOCK_ALLOC_HOOKUP);
-        ret = co_write_entries(s, s->header.refcount_table_offset, &c->rt,
-                               c->rt_entries);
+        ret = co_write_entries(s, META_REFCOUNT_TABLE, &c->rt, c->rt_entries);
         if (ret == 0) {
             ret = co_node_flush(qcow2_file(s));
         }
@@ -124,8 +129,7 @@ static int co_write_in_order(struct qcow2 *s, const struct commit *c)
     }
     if (ret == 0 && c->l1_entries) {
         co_node_debug_event(qcow2_file(s), BLKDEBUG_EVENT_L1_UPDATE);
-        ret = co_write_entries(s, s->header.l1_table_offset, &c->l1,
-                               c->l1_entries);
+        ret = co_write_entries(s, META_ACTIVE_L1, &c->l1, c->l1_entries);
     }
     if (ret == 0 && c->frees->len) {
         ret = co_node_flush(qcow2_file(s));

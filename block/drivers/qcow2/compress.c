@@ -101,10 +101,10 @@ void qcow2_free_compressors(struct qcow2 *s)
 static int co_write_packed(struct qcow2 *s, int64_t host, const void *data,
                            int64_t bytes)
 {
-    if (s->check_overlap && qcow2_meta_overlaps(s, host, bytes)) {
-        return co_qcow2_corrupt(s, host, bytes,
-                                "Preventing invalid write on metadata "
-                                "(overlaps with a table)");
+    int ret = co_qcow2_guard_data(s, host, bytes);
+
+    if (ret < 0) {
+        return ret;
     }
     co_node_debug_event(qcow2_file(s), BLKDEBUG_EVENT_WRITE_COMPRESSED);
     return co_node_pwrite(qcow2_file(s), host, data, bytes, 0);

@@ -72,19 +72,19 @@ int co_qcow2_check_external(struct qcow2 *s, int64_t offset,
                             const struct mapping *m)
 {
     if (m->type == CLUSTER_COMPRESSED) {
-        return co_qcow2_corrupt(s, -1, -1,
-                                "Compressed cluster entry found in image with "
-                                "external data file (guest offset %#" PRIx64
-                                ")",
-                                offset);
+        return co_qcow2_corrupt(
+            s, -1, -1,
+            "Compressed cluster entry found in image with "
+            "external data file (L2 offset: %#" PRIx64 ", L2 index: %#x)",
+            qcow2_l2_table(s, offset), qcow2_l2_index(s, offset));
     }
     int64_t cluster = align_down(offset, s->cluster_size);
     if (m->placed && m->host != cluster) {
         return co_qcow2_corrupt(s, -1, -1,
                                 "External data file host cluster offset "
                                 "%#" PRIx64 " does not match guest cluster "
-                                "offset: %#" PRIx64 ", L2 index: %#x",
-                                m->host, cluster, qcow2_slice_index(s, offset));
+                                "offset: %#" PRIx64 ", L2 index: %#x)",
+                                m->host, cluster, qcow2_l2_index(s, offset));
     }
     return 0;
 }

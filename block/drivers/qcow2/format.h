@@ -58,6 +58,17 @@ struct qcow2_disk_feature {
     char name[46]; /* padded with zero bytes */
 };
 
+/* The fixed part of an entry of the snapshot table (section "Snapshots"). */
+struct qcow2_disk_snapshot {
+    uint64_t l1_offset;
+    uint32_t l1_size;
+    uint16_t id_size, name_size;
+    uint32_t seconds, nanoseconds;
+    uint64_t vm_clock;
+    uint32_t vm_state_size;
+    uint32_t extra_size;
+} __attribute__((packed));
+
 /* The data of QCOW2_EXT_BITMAPS. */
 struct qcow2_disk_bitmaps {
     uint32_t count;

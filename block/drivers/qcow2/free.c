@@ -14,6 +14,7 @@
 #include "block/drivers/qcow2/qcow2.h"
 
 #include <errno.h>
+#include <inttypes.h>
 
 void qcow2_frees_append(GArray *to, GArray *from)
 {
@@ -68,6 +69,9 @@ void qcow2_free_entry_later(struct qcow2 *s, uint64_t entry,
     qcow2_decode_entry(s, entry, &m);
     if (m.type == CLUSTER_COMPRESSED) {
         free_compressed_later(s, entry, kind);
+    } else if (m.host & (s->cluster_size - 1)) {
+        qcow2_note_damage(s, "Cannot free unaligned cluster %#" PRIx64,
+                          (uint64_t)m.host);
     } else if (m.host) {
         qcow2_free_later(s, m.host, s->cluster_size, kind);
     }

@@ -68,7 +68,7 @@ static int co_read_side_by_side(struct qcow2 *s, int64_t start, int64_t offset,
 
     while (n < PIECES && offset < end && ret == 0) {
         struct read_piece *p = &pieces[n];
-        ret = co_qcow2_map(s, offset, end - offset, &p->m);
+        ret = co_qcow2_map(s, offset, end - offset, &p->m, MAP_READ);
         if (ret == 0) {
             p->s = s;
             p->offset = offset;
@@ -89,7 +89,7 @@ int co_qcow2_read_data(struct qcow2 *s, int64_t offset, int64_t bytes,
     struct mapping m;
     int64_t start = offset, end = offset + bytes;
 
-    int ret = co_qcow2_map(s, offset, bytes, &m);
+    int ret = co_qcow2_map(s, offset, bytes, &m, MAP_READ);
     if (ret < 0) {
         return ret;
     }
@@ -123,11 +123,10 @@ static inline bool in_place(const struct mapping *m)
 static int co_write_in_place(struct qcow2 *s, const struct mapping *m,
                              const struct iov *iov)
 {
-    if (G_UNLIKELY(s->guard_data &&
-                   qcow2_meta_overlaps(s, m->host, iov->bytes))) {
-        return co_qcow2_corrupt(s, m->host, iov->bytes,
-                                "Preventing invalid write on metadata "
-                                "(overlaps with a table)");
+    int ret = co_qcow2_guard_data(s, m->host, iov->bytes);
+
+    if (G_UNLIKELY(ret < 0)) {
+        return ret;
     }
     co_node_debug_event(qcow2_file(s), BLKDEBUG_EVENT_WRITE_AIO);
     return co_node_pwritev(qcow2_data(s), m->host, iov, 0);
@@ -144,7 +143,7 @@ int co_qcow2_write_data(struct qcow2 *s, int64_t offset, int64_t bytes,
         if (G_UNLIKELY(s->broken)) {
             return -EIO;
         }
-        ret = co_qcow2_map(s, offset + done, bytes - done, &m);
+        ret = co_qcow2_map(s, offset + done, bytes - done, &m, MAP_WRITE);
         if (ret < 0) {
             break;
         }
@@ -197,13 +196,14 @@ static bool co_worth_recursing(struct qcow2 *s)
 static int co_map_run(struct qcow2 *s, int64_t offset, int64_t bytes,
                       struct mapping *m)
 {
-    int ret = co_qcow2_map(s, offset, bytes, m);
+    int ret = co_qcow2_map(s, offset, bytes, m, MAP_READ);
 
     while (ret == 0 && m->type != CLUSTER_COMPRESSED && m->bytes < bytes &&
            is_aligned(offset + m->bytes, qcow2_slice_bytes(s))) {
         struct mapping next;
         /* What is wrong there is told to who asks for that place. */
-        if (co_qcow2_map(s, offset + m->bytes, bytes - m->bytes, &next) < 0 ||
+        if (co_qcow2_map(s, offset + m->bytes, bytes - m->bytes, &next,
+                         MAP_READ) < 0 ||
             next.type != m->type ||
             next.host != (m->host ? m->host + m->bytes : 0)) {
             break;

@@ -38,8 +38,36 @@ void qcow2_decode_entry(const struct qcow2 *s, uint64_t entry,
     }
 }
 
+unsigned qcow2_l2_index(const struct qcow2 *s, int64_t offset)
+{
+    return (offset >> s->cluster_bits) & ((1u << s->l2_bits) - 1);
+}
+
+uint64_t qcow2_l2_table(const struct qcow2 *s, int64_t offset)
+{
+    return s->l1[l1_index(s, offset)] & QCOW2_OFFSET_MASK;
+}
+
+static int co_unaligned(struct qcow2 *s, int64_t offset,
+                        const struct mapping *m, enum map_use use)
+{
+    if (use == MAP_WRITE) {
+        return co_qcow2_corrupt(s, -1, -1,
+                                "%s cluster offset %#" PRIx64
+                                " unaligned (guest offset: %#" PRIx64 ")",
+                                m->type == CLUSTER_NORMAL ? "Data"
+                                                          : "Preallocated zero",
+                                m->host, offset);
+    }
+    return co_qcow2_corrupt(
+        s, -1, -1,
+        "Cluster allocation offset %#" PRIx64 " unaligned (L2 offset: %#" PRIx64
+        ", L2 index: %#x)",
+        m->host, qcow2_l2_table(s, offset), qcow2_l2_index(s, offset));
+}
+
 int co_qcow2_check_entry(struct qcow2 *s, int64_t offset,
-                         const struct mapping *m)
+                         const struct mapping *m, enum map_use use)
 {
     if (G_UNLIKELY(s->external)) {
         int ret = co_qcow2_check_external(s, offset, m);
@@ -52,22 +80,27 @@ int co_qcow2_check_entry(struct qcow2 *s, int64_t offset,
                   (s->version >= 3 || !(m->entry & QCOW2_ZERO))))) {
         return 0;
     }
-    if (m->host & (s->cluster_size - 1)) {
-        return co_qcow2_corrupt(s, -1, -1,
-                                "Data cluster offset %#" PRIx64
-                                " unaligned (guest offset %#" PRIx64 ")",
-                                m->host, offset);
+    if (use == MAP_WRITE && !m->copied) {
+        /* The entry is going to be replaced. */
+        return 0;
     }
-    return co_qcow2_corrupt(s, -1, -1,
-                            "Zero cluster entry found in pre-v3 image (guest "
-                            "offset %#" PRIx64 ")",
-                            offset);
+    if (m->host & (s->cluster_size - 1)) {
+        return co_unaligned(s, offset, m, use);
+    }
+    return use == MAP_WRITE
+               ? 0
+               : co_qcow2_corrupt(s, -1, -1,
+                                  "Zero cluster entry found in pre-v3 image "
+                                  "(L2 offset: %#" PRIx64 ", L2 index: %#x)",
+                                  qcow2_l2_table(s, offset),
+                                  qcow2_l2_index(s, offset));
 }
 
 /* Cuts the run at the first entry of another kind or, for clusters in the file,
  * another place. */
 static int co_map_in_slice(struct qcow2 *s, const uint64_t *slice,
-                           int64_t offset, int64_t bytes, struct mapping *m)
+                           int64_t offset, int64_t bytes, struct mapping *m,
+                           enum map_use use)
 {
     unsigned i = qcow2_slice_index(s, offset);
     unsigned end = 1u << s->slice_bits;
@@ -75,7 +108,7 @@ static int co_map_in_slice(struct qcow2 *s, const uint64_t *slice,
     int64_t in_cluster = offset & (s->cluster_size - 1);
 
     qcow2_decode_entry(s, entry, m);
-    int ret = co_qcow2_check_entry(s, offset, m);
+    int ret = co_qcow2_check_entry(s, offset, m, use);
     if (G_UNLIKELY(ret < 0)) {
         return ret;
     }
@@ -148,7 +181,7 @@ int co_qcow2_slice_if_any(struct qcow2 *s, int64_t offset,
 }
 
 int co_qcow2_map(struct qcow2 *s, int64_t offset, int64_t bytes,
-                 struct mapping *m)
+                 struct mapping *m, enum map_use use)
 {
     struct meta_entry *slice;
     int ret = co_qcow2_slice_if_any(s, offset, &slice);
@@ -158,8 +191,8 @@ int co_qcow2_map(struct qcow2 *s, int64_t offset, int64_t bytes,
     }
     if (G_LIKELY(slice)) {
         return G_UNLIKELY(s->extended)
-                   ? co_qcow2_map_subclusters(s, slice, offset, bytes, m)
-                   : co_map_in_slice(s, slice->data, offset, bytes, m);
+                   ? co_qcow2_map_subclusters(s, slice, offset, bytes, m, use)
+                   : co_map_in_slice(s, slice->data, offset, bytes, m, use);
     }
     int64_t table_bytes = INT64_C(1) << (s->cluster_bits + s->l2_bits);
     *m = (struct mapping){
@@ -219,7 +252,7 @@ static int co_make_table(struct qcow2 *s, int64_t offset)
     uint32_t i = l1_index(s, offset);
     int64_t old = s->l1[i] & QCOW2_OFFSET_MASK;
 
-    int64_t host = co_qcow2_alloc_contiguous(s, 1);
+    int64_t host = co_qcow2_alloc_contiguous(s, 1, "L2 table");
     if (host < 0) {
         return host;
     }
@@ -238,6 +271,12 @@ static int co_make_table(struct qcow2 *s, int64_t offset)
     return 0;
 }
 
+/* The flag alone says nothing. */
+static bool writable_table(uint64_t l1_entry)
+{
+    return (l1_entry & QCOW2_COPIED) && (l1_entry & QCOW2_OFFSET_MASK);
+}
+
 int co_qcow2_slice_for_write(struct qcow2 *s, int64_t offset,
                              struct meta_entry **slice)
 {
@@ -245,14 +284,21 @@ int co_qcow2_slice_for_write(struct qcow2 *s, int64_t offset,
     int64_t at;
     int ret = 0;
 
-    if (G_UNLIKELY(!(s->l1[i] & QCOW2_COPIED))) {
+    if (G_UNLIKELY(!writable_table(s->l1[i]))) {
         co_mutex_lock(&s->table_lock);
         /* Before a copy is made of it, the old one is looked at. */
         ret = co_slice_offset(s, offset, &at);
-        if (ret == 0 && !(s->l1[i] & QCOW2_COPIED)) {
+        if (ret == 0 && !writable_table(s->l1[i])) {
             ret = co_make_table(s, offset);
         }
         co_mutex_unlock(&s->table_lock);
+        if (ret < 0) {
+            return ret;
+        }
+    }
+    if (G_UNLIKELY(s->guard.tangled)) {
+        ret = co_qcow2_guard_table(
+            s, META_ACTIVE_L2, s->l1[i] & QCOW2_OFFSET_MASK, s->cluster_size);
         if (ret < 0) {
             return ret;
         }

@@ -156,14 +156,19 @@ bool qcow2_apply_options(struct qcow2 *s,
     s->discard_passed[FREE_REQUEST] = request;
     s->discard_passed[FREE_OTHER] =
         o->has_pass_discard_other && o->pass_discard_other;
-    const struct qcow2_overlap_checks *check = o->overlap_check;
-    enum qcow2_overlap_check_mode mode = QCOW2_OVERLAP_CHECK_MODE_CACHED;
-    if (check && check->kind == QAPI_KIND_STRING) {
-        mode = check->u.mode;
-    } else if (check && check->u.flags.has_template) {
-        mode = check->u.flags.template;
-    }
-    s->check_overlap = mode != QCOW2_OVERLAP_CHECK_MODE_NONE;
-    s->guard_data = s->check_overlap && !s->external;
+    s->guard.chosen = qcow2_guard_choice(o->overlap_check);
+    s->guard_data = s->guard.chosen && !s->external;
     return set_up_caches(s, o, error);
+}
+
+bool co_qcow2_options_ready(struct qcow2 *s,
+                            const struct blockdev_options_qcow2 *o,
+                            GError **error)
+{
+    int ret = qcow2_guard_choice(o->overlap_check) >> META_INACTIVE_L2 & 1
+                  ? co_qcow2_guard_inactive(s)
+                  : 0;
+
+    return ret == 0 ||
+           error_set_errno(error, ret, "Could not read snapshot L1 tables");
 }

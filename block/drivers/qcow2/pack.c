@@ -23,7 +23,7 @@ static int co_add_reference(struct qcow2 *s, int64_t cluster, uint64_t min,
     uint64_t i = (uint64_t)cluster & ((UINT64_C(1) << s->rslice_bits) - 1);
     struct meta_entry *slice;
 
-    int ret = co_qcow2_refcount_slice(s, cluster, &slice);
+    int ret = co_qcow2_refcount_to_change(s, cluster, &slice);
     if (ret < 0 || !slice) {
         return ret;
     }
@@ -98,7 +98,7 @@ static int64_t co_pack(struct qcow2 *s, int64_t bytes)
     int64_t host = s->pack_at ? co_pack_behind(s, bytes) : 0;
 
     if (host == 0) {
-        host = co_qcow2_alloc_contiguous_locked(s, 1);
+        host = co_qcow2_alloc_contiguous_locked(s, 1, "compressed cluster");
     }
     if (host > 0) {
         int64_t end = host + bytes;

@@ -52,6 +52,9 @@ static void state_free(struct qcow2 *s)
     g_ptr_array_unref(s->extensions);
     g_free(s->further_fields);
     qcow2_bitmaps_free(s->bitmaps);
+    if (s->guard.inactive_l1) {
+        g_array_free(s->guard.inactive_l1, true);
+    }
     for (unsigned i = 0; i < FREE_STAGES; i++) {
         g_array_free(s->frees[i], true);
     }
@@ -129,13 +132,14 @@ static bool co_open_image(struct qcow2 *s,
         return false;
     }
     qcow2_refcount_init(s);
-    s->marked_corrupt = s->header.incompatible & QCOW2_INCOMPAT_CORRUPT;
+    s->damage_told = s->header.incompatible & QCOW2_INCOMPAT_CORRUPT;
     s->zero_from = align_up(qcow2_file(s)->length, s->cluster_size);
     s->node->length = s->header.size;
     s->node->limits.pwrite_zeroes_align = INT64_C(1) << s->sub_bits;
     s->node->limits.pdiscard_align = s->cluster_size;
     if (!co_qcow2_open_data_file(s, o->data_file, error) ||
-        !co_qcow2_load_tables(s, error) || !qcow2_apply_options(s, o, error)) {
+        !co_qcow2_load_tables(s, error) || !qcow2_apply_options(s, o, error) ||
+        !co_qcow2_options_ready(s, o, error)) {
         return false;
     }
     co_qcow2_bitmaps_read(s);

@@ -14,6 +14,7 @@
 #include "block/drivers/qcow2/bitmaps.h"
 #include "block/drivers/qcow2/cache.h"
 #include "block/drivers/qcow2/format.h"
+#include "block/drivers/qcow2/guard.h"
 #include "block/drivers/qcow2/header.h"
 #include "block/graph.h"
 #include "block/node.h"
@@ -70,13 +71,12 @@ struct qcow2 {
     struct meta_cache l2;
     uint64_t *l1; /* in the host's byte order */
     uint32_t l1_size;
-    bool broken; /* found corrupt while running: no more writes */
-    bool check_overlap;
-    bool guard_data; /* check_overlap, and data and metadata share a file */
+    bool broken;     /* found corrupt while running: no more writes */
+    bool guard_data; /* something is guarded that data share a file with */
     bool external, external_raw; /* see external.c */
     const struct edge *data;     /* where guest data are: file, or data-file */
-    struct hbitmap *meta; /* by host offset: clusters that hold metadata */
-    unsigned grace_now;   /* generation of new requests: 0 or 1 */
+    struct hbitmap *meta;        /* by host offset: what may hold metadata */
+    unsigned grace_now;          /* generation of new requests: 0 or 1 */
     unsigned grace_in_flight[2];
     TAILQ_HEAD(, allocation) allocations;
 
@@ -122,7 +122,8 @@ struct qcow2 {
     size_t further_bytes;
     struct co_mutex header_lock;   /* one write of the header at a time */
     struct qcow2_bitmaps *bitmaps; /* those in the image */
-    bool marked_corrupt;
+    bool damage_told;              /* of the image: once is enough */
+    struct qcow2_guard guard;
     bool recurse_known, recurse; /* block status looks into the file */
 };
 
@@ -190,6 +191,10 @@ bool co_qcow2_reopen_writable(struct node *node, GError **error);
 bool qcow2_check_options(const struct qcow2 *s,
                          const struct blockdev_options_qcow2 *o,
                          GError **error);
+/* Reads what the options need; before or after they are applied. */
+bool co_qcow2_options_ready(struct qcow2 *s,
+                            const struct blockdev_options_qcow2 *o,
+                            GError **error);
 /* Sets the caches up and what else follows from the options. */
 bool qcow2_apply_options(struct qcow2 *s,
                          const struct blockdev_options_qcow2 *o,
@@ -200,23 +205,54 @@ bool co_qcow2_load_tables(struct qcow2 *s, GError **error);
 /* Reads them again, and what holds metadata. On failure the old ones stay. */
 bool co_qcow2_reload_tables(struct qcow2 *s, GError **error);
 void qcow2_free_tables(struct qcow2 *s);
-/* Notes that [offset, offset + bytes) holds (no longer holds) metadata. */
-void qcow2_meta_add(struct qcow2 *s, int64_t offset, int64_t bytes);
-void qcow2_meta_remove(struct qcow2 *s, int64_t offset, int64_t bytes);
-/* True if a write there would destroy metadata. */
-bool qcow2_meta_overlaps(const struct qcow2 *s, int64_t offset, int64_t bytes);
 void table_dirt_add(struct table_dirt *d, uint32_t index);
+
+/* ---- survey.c; see survey.h, too ---- */
+/* The entry of the snapshot table at *at, which moves on to the next one. */
+bool co_qcow2_next_snapshot(struct qcow2 *s, uint64_t *at,
+                            struct qcow2_disk_snapshot *d, GError **error);
+
+/* ---- guard.c; see guard.h, too ---- */
+/* 0 if guest data may overwrite what is at offset, else -errno. */
+static inline int co_qcow2_guard_data(struct qcow2 *s, int64_t offset,
+                                      int64_t bytes)
+{
+    return G_LIKELY(!s->guard_data || !qcow2_meta_overlaps(s, offset, bytes))
+               ? 0
+               : co_qcow2_guard(s, 0, offset, bytes);
+}
+/* The same for a table in its own place. */
+static inline int co_qcow2_guard_table(struct qcow2 *s, enum meta_table table,
+                                       int64_t offset, int64_t bytes)
+{
+    return G_LIKELY(!s->guard.tangled)
+               ? 0
+               : co_qcow2_guard(s, 1u << table, offset, bytes);
+}
 
 /* ---- corrupt.c ---- */
 /* Marks the image as corrupt, here and on disk, and announces it; -EIO. */
 int co_qcow2_corrupt(struct qcow2 *s, int64_t offset, int64_t bytes,
                      const char *format, ...) G_GNUC_PRINTF(4, 5);
+/* Announces damage that does no further harm: writes go on, and the image is
+ * not marked. Does not suspend. */
+void qcow2_note_damage(struct qcow2 *s, const char *format, ...)
+    G_GNUC_PRINTF(2, 3);
 
 /* ---- map.c ---- */
+/* What a mapping is wanted for; decides which damage matters. */
+enum map_use {
+    MAP_READ,
+    MAP_WRITE, /* entries that are not copied are going to be replaced */
+};
 /* The mapping at offset, as far as one slice says the same, at most bytes.
  * Does not suspend if the slice is in memory. */
 int co_qcow2_map(struct qcow2 *s, int64_t offset, int64_t bytes,
-                 struct mapping *m);
+                 struct mapping *m, enum map_use use);
+/* For messages: the L2 table of offset, which must have one, and the index of
+ * its entry there. */
+uint64_t qcow2_l2_table(const struct qcow2 *s, int64_t offset);
+unsigned qcow2_l2_index(const struct qcow2 *s, int64_t offset);
 /* Makes the L2 slice at offset present and its table writable (a copy of its
  * own); good until the caller suspends. */
 int co_qcow2_slice_for_write(struct qcow2 *s, int64_t offset,
@@ -230,7 +266,7 @@ void qcow2_decode_entry(const struct qcow2 *s, uint64_t entry,
 /* 0 unless the first word of an entry, at guest offset, is what no correct
  * image has. */
 int co_qcow2_check_entry(struct qcow2 *s, int64_t offset,
-                         const struct mapping *m);
+                         const struct mapping *m, enum map_use use);
 /* True if what is not allocated at offset comes from the backing node; what is
  * behind the end of the disk does not. */
 static inline bool qcow2_backing_covers(const struct qcow2 *s, int64_t offset)
@@ -276,7 +312,8 @@ void co_qcow2_external_discard(struct qcow2 *s, int64_t offset, int64_t bytes,
 /* ---- subclusters.c: extended L2 entries ---- */
 /* As co_qcow2_map(), in a slice. */
 int co_qcow2_map_subclusters(struct qcow2 *s, struct meta_entry *slice,
-                             int64_t offset, int64_t bytes, struct mapping *m);
+                             int64_t offset, int64_t bytes, struct mapping *m,
+                             enum map_use use);
 /* Bits of those subclusters that [offset, end), within a cluster, touches. */
 uint32_t qcow2_subcluster_mask(const struct qcow2 *s, int64_t offset,
                                int64_t end);
@@ -355,10 +392,11 @@ int co_qcow2_alloc_clusters(struct qcow2 *s, int64_t want,
  * at the returned offset, or -errno; -ENOENT if others come first. */
 int64_t co_qcow2_alloc_fresh_locked(struct qcow2 *s, int64_t want,
                                     int64_t *got);
-/* Exactly n contiguous clusters; for tables. */
-int64_t co_qcow2_alloc_contiguous(struct qcow2 *s, int64_t n);
+/* Exactly n contiguous clusters for `what`, which error messages name. */
+int64_t co_qcow2_alloc_contiguous(struct qcow2 *s, int64_t n, const char *what);
 /* The same with alloc_lock held. */
-int64_t co_qcow2_alloc_contiguous_locked(struct qcow2 *s, int64_t n);
+int64_t co_qcow2_alloc_contiguous_locked(struct qcow2 *s, int64_t n,
+                                         const char *what);
 /* Refcount - 1 for whole clusters; *done bytes are, even on failure. */
 int co_qcow2_release(struct qcow2 *s, int64_t offset, int64_t bytes,
                      int64_t *done);
@@ -369,6 +407,9 @@ int co_qcow2_refcount_force(struct qcow2 *s, int64_t cluster, uint64_t value);
  * does. */
 int co_qcow2_refcount_slice(struct qcow2 *s, int64_t cluster,
                             struct meta_entry **slice);
+/* The same for a refcount that is to change. */
+int co_qcow2_refcount_to_change(struct qcow2 *s, int64_t cluster,
+                                struct meta_entry **slice);
 /* Clusters below end (an index) have been handed out. */
 void qcow2_note_used(struct qcow2 *s, int64_t end);
 

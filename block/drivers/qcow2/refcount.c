@@ -94,18 +94,33 @@ int co_qcow2_refcount_slice(struct qcow2 *s, int64_t cluster,
     if (!block) {
         return 0;
     }
-    if ((block & (s->cluster_size - 1)) || block < 0 ||
-        block >= qcow2_file(s)->length) {
-        return co_qcow2_corrupt(s, -1, -1,
-                                "Refblock offset %#" PRIx64
-                                " unaligned or beyond the end of the file "
-                                "(reftable index: %#" PRIx64 ")",
-                                block, i);
+    bool unaligned = block & (s->cluster_size - 1);
+    if (unaligned || block < 0 || block >= qcow2_file(s)->length) {
+        return co_qcow2_corrupt(
+            s, -1, -1,
+            "Refblock offset %#" PRIx64 " %s (reftable index: %#" PRIx64 ")",
+            block, unaligned ? "unaligned" : "beyond the end of the file", i);
     }
     uint64_t in_block =
         key & ((UINT64_C(1) << (s->rb_bits - s->rslice_bits)) - 1);
     return co_meta_cache_get(&s->rb, key, block + in_block * s->rb.slice_size,
                              slice);
+}
+
+int co_qcow2_refcount_to_change(struct qcow2 *s, int64_t cluster,
+                                struct meta_entry **slice)
+{
+    uint64_t i = (uint64_t)cluster >> s->rb_bits;
+
+    if (G_UNLIKELY(s->guard.tangled && i < s->rt_size)) {
+        int ret = co_qcow2_guard_table(s, META_REFCOUNT_BLOCK,
+                                       s->rt[i] & QCOW2_REFTABLE_MASK,
+                                       s->cluster_size);
+        if (ret < 0) {
+            return ret;
+        }
+    }
+    return co_qcow2_refcount_slice(s, cluster, slice);
 }
 
 int co_qcow2_refcount(struct qcow2 *s, int64_t cluster, uint64_t *value)
@@ -131,6 +146,7 @@ void qcow2_note_used(struct qcow2 *s, int64_t end)
 
 /* A run of free clusters that is being looked for. */
 struct search {
+    const char *what; /* NULL: guest data */
     int64_t want;
     bool exact;      /* nothing less will do */
     bool fresh_only; /* nothing that was ever written */
@@ -211,7 +227,7 @@ static int co_take(struct qcow2 *s, int64_t start, int64_t n)
 {
     for (int64_t c = start; c < start + n;) {
         struct meta_entry *slice;
-        int ret = co_qcow2_refcount_slice(s, c, &slice);
+        int ret = co_qcow2_refcount_to_change(s, c, &slice);
         if (ret < 0 || !slice) {
             /* What has been taken so far goes back when that can be done. */
             if (c > start) {
@@ -245,14 +261,11 @@ static int64_t co_alloc_locked(struct qcow2 *s, struct search *q, bool *fresh)
     if (q->fresh_only && !*fresh) {
         return -ENOENT;
     }
-    if (qcow2_meta_overlaps(s, q->start << s->cluster_bits,
-                            q->n << s->cluster_bits)) {
-        return co_qcow2_corrupt(s, q->start << s->cluster_bits,
-                                q->n << s->cluster_bits,
-                                "Preventing invalid allocation of clusters "
-                                "that hold metadata");
+    ret = co_qcow2_guard_new(s, q->what, q->start << s->cluster_bits,
+                             q->n << s->cluster_bits);
+    if (ret == 0) {
+        ret = co_take(s, q->start, q->n);
     }
-    ret = co_take(s, q->start, q->n);
     if (ret < 0) {
         return ret;
     }
@@ -294,18 +307,19 @@ int64_t co_qcow2_alloc_fresh_locked(struct qcow2 *s, int64_t want, int64_t *got)
     return ret;
 }
 
-int64_t co_qcow2_alloc_contiguous_locked(struct qcow2 *s, int64_t n)
+int64_t co_qcow2_alloc_contiguous_locked(struct qcow2 *s, int64_t n,
+                                         const char *what)
 {
-    struct search q = {.want = n, .exact = true};
+    struct search q = {.what = what, .want = n, .exact = true};
     bool fresh;
 
     return co_alloc_locked(s, &q, &fresh);
 }
 
-int64_t co_qcow2_alloc_contiguous(struct qcow2 *s, int64_t n)
+int64_t co_qcow2_alloc_contiguous(struct qcow2 *s, int64_t n, const char *what)
 {
     co_mutex_lock(&s->alloc_lock);
-    int64_t ret = co_qcow2_alloc_contiguous_locked(s, n);
+    int64_t ret = co_qcow2_alloc_contiguous_locked(s, n, what);
     co_mutex_unlock(&s->alloc_lock);
     return ret;
 }
@@ -316,16 +330,17 @@ static int co_release_locked(struct qcow2 *s, int64_t cluster)
 {
     struct meta_entry *slice;
 
-    int ret = co_qcow2_refcount_slice(s, cluster, &slice);
+    int ret = co_qcow2_refcount_to_change(s, cluster, &slice);
     if (ret < 0) {
         return ret;
     }
     uint64_t i = cluster & rslice_mask(s);
     uint64_t value = slice ? s->refcount_get(slice->data, i) : 0;
     if (!value) {
-        return co_qcow2_corrupt(
-            s, cluster << s->cluster_bits, s->cluster_size,
-            "Refcount of cluster %" PRId64 " would fall below zero", cluster);
+        /* There is nothing to be freed. */
+        qcow2_note_damage(s, "Cannot free cluster %" PRId64 ", which is free",
+                          cluster);
+        return 0;
     }
     meta_entry_change(&s->rb, slice);
     s->refcount_set(slice->data, i, value - 1);
@@ -365,7 +380,7 @@ int co_qcow2_refcount_force(struct qcow2 *s, int64_t cluster, uint64_t value)
         return -ERANGE;
     }
     co_mutex_lock(&s->alloc_lock);
-    ret = co_qcow2_refcount_slice(s, cluster, &slice);
+    ret = co_qcow2_refcount_to_change(s, cluster, &slice);
     if (ret == 0 && !slice) {
         ret = -ENOENT;
     }

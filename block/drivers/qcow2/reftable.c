@@ -139,12 +139,11 @@ static int co_grow_table(struct qcow2 *s, int64_t cluster)
     if (!plan_growth(s, cluster, &g)) {
         return -EFBIG;
     }
-    if (qcow2_meta_overlaps(s, g.first << s->cluster_bits,
-                            (g.table + g.blocks) << s->cluster_bits)) {
-        return co_qcow2_corrupt(s, g.first << s->cluster_bits,
-                                (g.table + g.blocks) << s->cluster_bits,
-                                "Preventing invalid allocation of refcount "
-                                "table");
+    int ret =
+        co_qcow2_guard_new(s, "refcount table", g.first << s->cluster_bits,
+                           (g.table + g.blocks) << s->cluster_bits);
+    if (ret < 0) {
+        return ret;
     }
     uint64_t *table = io_buffer_try_alloc(qcow2_file(s), g.entries * 8);
     if (!table) {
@@ -154,7 +153,7 @@ static int co_grow_table(struct qcow2 *s, int64_t cluster)
     co_mutex_lock(&s->commit_lock);
     struct free_run old = {s->header.refcount_table_offset,
                            (int64_t)s->rt_size * 8, FREE_OTHER};
-    int ret = co_write_growth(s, &g, table);
+    ret = co_write_growth(s, &g, table);
     if (ret == 0) {
         ret = co_switch_table(s, &g);
     }
@@ -189,14 +188,12 @@ int co_qcow2_make_refcount_block(struct qcow2 *s, int64_t cluster, int64_t home)
         int ret = co_grow_table(s, cluster);
         return ret < 0 ? ret : -EAGAIN;
     }
-    if (qcow2_meta_overlaps(s, home << s->cluster_bits, s->cluster_size)) {
-        return co_qcow2_corrupt(s, home << s->cluster_bits, s->cluster_size,
-                                "Preventing invalid allocation of refcount "
-                                "block at offset %#" PRIx64,
-                                home << s->cluster_bits);
+    int ret = co_qcow2_guard_new(s, "refcount block", home << s->cluster_bits,
+                                 s->cluster_size);
+    if (ret == 0) {
+        ret =
+            co_write_block(s, home, base, self ? home : 0, self ? home + 1 : 0);
     }
-    int ret =
-        co_write_block(s, home, base, self ? home : 0, self ? home + 1 : 0);
     if (ret < 0) {
         return ret;
     }

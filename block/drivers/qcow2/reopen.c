@@ -46,7 +46,8 @@ bool co_qcow2_reopen_prepare(struct node *node, const struct node_reopen *to,
     struct qcow2 *s = node->state;
     bool read_only = to->settings->read_only;
 
-    if (!qcow2_check_options(s, &to->options->u.qcow2, error)) {
+    if (!qcow2_check_options(s, &to->options->u.qcow2, error) ||
+        !co_qcow2_options_ready(s, &to->options->u.qcow2, error)) {
         return false;
     }
     if (node->read_only) {

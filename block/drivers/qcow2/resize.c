@@ -91,7 +91,8 @@ int co_qcow2_grow_l1(struct qcow2 *s, uint32_t entries)
     /* No L1 entry changes while the new table is written. */
     co_mutex_lock(&s->table_lock);
     co_node_debug_event(qcow2_file(s), BLKDEBUG_EVENT_L1_GROW_ALLOC_TABLE);
-    int64_t host = co_qcow2_alloc_contiguous(s, bytes >> s->cluster_bits);
+    int64_t host =
+        co_qcow2_alloc_contiguous(s, bytes >> s->cluster_bits, "L1 table");
     int ret =
         host < 0 ? host : co_grow_l1_locked(s, entries, table, host, bytes);
     co_mutex_unlock(&s->table_lock);
@@ -132,7 +133,7 @@ static int co_zero_run(struct qcow2 *s, int64_t offset, int64_t bytes,
     struct mapping m;
     struct iovec vec;
 
-    int ret = co_qcow2_map(s, offset, bytes, &m);
+    int ret = co_qcow2_map(s, offset, bytes, &m, MAP_READ);
     if (ret < 0) {
         return ret;
     }

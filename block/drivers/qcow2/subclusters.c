@@ -70,14 +70,13 @@ static unsigned same_bits(uint64_t bitmap, unsigned i)
     return (differ ? (unsigned)__builtin_ctz(differ) : QCOW2_SUBCLUSTERS) - i;
 }
 
-static int co_invalid(struct qcow2 *s, const struct meta_entry *slice,
-                      int64_t offset)
+static int co_invalid(struct qcow2 *s, int64_t offset)
 {
     return co_qcow2_corrupt(s, -1, -1,
                             "Invalid cluster entry found (L2 offset: "
                             "%#" PRIx64 ", L2 index: %#x)",
-                            align_down(slice->offset, s->cluster_size),
-                            qcow2_slice_index(s, offset));
+                            qcow2_l2_table(s, offset),
+                            qcow2_l2_index(s, offset));
 }
 
 /* The run at subcluster i of an entry; its end may be that of the cluster. */
@@ -97,16 +96,17 @@ static bool map_one(const struct qcow2 *s, const uint64_t *entry, unsigned i,
 }
 
 int co_qcow2_map_subclusters(struct qcow2 *s, struct meta_entry *slice,
-                             int64_t offset, int64_t bytes, struct mapping *m)
+                             int64_t offset, int64_t bytes, struct mapping *m,
+                             enum map_use use)
 {
     unsigned i = qcow2_slice_index(s, offset), end = 1u << s->slice_bits;
     unsigned sub = subcluster_index(s, offset);
     int64_t in_sub = offset & ((INT64_C(1) << s->sub_bits) - 1);
 
     if (!map_one(s, qcow2_entry_at(s, slice->data, i), sub, m)) {
-        return co_invalid(s, slice, offset);
+        return co_invalid(s, offset);
     }
-    int ret = co_qcow2_check_entry(s, offset, m);
+    int ret = co_qcow2_check_entry(s, offset, m, use);
     if (ret < 0) {
         return ret;
     }

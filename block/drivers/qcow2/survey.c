@@ -137,18 +137,8 @@ bool qcow2_survey_refer(struct survey *v, uint64_t offset, uint64_t bytes,
 
 /* ---- snapshots ----------------------------------------------------------- */
 
-/* qcow2 specification, "Snapshots": the fixed part of an entry. */
-struct disk_snapshot {
-    uint64_t l1_offset;
-    uint32_t l1_size;
-    uint16_t id_size, name_size;
-    uint32_t seconds, nanoseconds;
-    uint64_t vm_clock;
-    uint32_t vm_state_size;
-    uint32_t extra_size;
-} __attribute__((packed));
-
-static bool co_survey_snapshot(struct survey *v, const struct disk_snapshot *d,
+static bool co_survey_snapshot(struct survey *v,
+                               const struct qcow2_disk_snapshot *d,
                                GError **error)
 {
     uint32_t n = be32toh(d->l1_size);
@@ -175,25 +165,34 @@ static bool co_survey_snapshot(struct survey *v, const struct disk_snapshot *d,
     return ok;
 }
 
+bool co_qcow2_next_snapshot(struct qcow2 *s, uint64_t *at,
+                            struct qcow2_disk_snapshot *d, GError **error)
+{
+    uint64_t start = s->header.snapshots_offset;
+
+    if (*at > start + ((uint64_t)QCOW2_MAX_SNAPSHOTS << 10)) {
+        return error_set(error, "Snapshot table too large");
+    }
+    int ret = co_node_pread(qcow2_file(s), *at, d, sizeof(*d), 0);
+    if (ret < 0) {
+        return error_set_errno(error, ret, "Could not read snapshot table");
+    }
+    *at += align_up((int64_t)sizeof(*d) + be32toh(d->extra_size) +
+                        be16toh(d->id_size) + be16toh(d->name_size),
+                    8);
+    return true;
+}
+
 static bool co_survey_snapshots(struct survey *v, GError **error)
 {
     const struct qcow2_disk_header *h = &v->s->header;
     uint64_t at = h->snapshots_offset;
 
     for (uint32_t i = 0; i < h->nb_snapshots; i++) {
-        struct disk_snapshot d;
-        int ret = co_node_pread(qcow2_file(v->s), at, &d, sizeof(d), 0);
-        if (ret < 0) {
-            return error_set_errno(error, ret, "Could not read snapshot table");
-        }
-        if (!co_survey_snapshot(v, &d, error)) {
+        struct qcow2_disk_snapshot d;
+        if (!co_qcow2_next_snapshot(v->s, &at, &d, error) ||
+            !co_survey_snapshot(v, &d, error)) {
             return false;
-        }
-        at += align_up((int64_t)sizeof(d) + be32toh(d.extra_size) +
-                           be16toh(d.id_size) + be16toh(d.name_size),
-                       8);
-        if (at > h->snapshots_offset + ((uint64_t)QCOW2_MAX_SNAPSHOTS << 10)) {
-            return error_set(error, "Snapshot table too large");
         }
     }
     return qcow2_survey_refer(v, h->snapshots_offset, at - h->snapshots_offset,

@@ -239,7 +239,7 @@ static int co_zero_part(struct qcow2 *s, int64_t offset, int64_t bytes)
 {
     struct mapping m;
 
-    int ret = co_qcow2_map(s, offset, bytes, &m);
+    int ret = co_qcow2_map(s, offset, bytes, &m, MAP_READ);
     if (ret < 0) {
         return ret;
     }
