@@ -4,8 +4,13 @@
  */
 #include "block/node.h"
 
+#include <string.h>
+
+#include "block/request.h"
 #include "qapi/options.h"
 #include "util/error.h"
+#include "util/keyval.h"
+#include "util/range.h"
 
 bool co_image_create(const char *filename, const char *format,
                      const struct create_params *params, GError **error)
@@ -38,6 +43,60 @@ bool co_image_measure(const char *format, const struct create_params *params,
     return driver->co_measure(params, source, measure, error);
 }
 
+/* ---- protocols whose files are there already ---- */
+
+static bool check_extra(const char *extra, GError **error)
+{
+    g_autoptr(GPtrArray) pairs = keyval_split(extra, NULL, error);
+
+    for (guint i = 0; pairs && i < pairs->len; i++) {
+        const struct keyval *kv = pairs->pdata[i];
+
+        if (strcmp(kv->key, "preallocation") != 0) {
+            return error_set(error, "Invalid parameter '%s'", kv->key);
+        }
+        if (strcmp(kv->value, "off") != 0) {
+            return error_set(error, "Unsupported preallocation mode '%s'",
+                             kv->value);
+        }
+    }
+    return pairs != NULL;
+}
+
+/* Zeroes the start, where probing would find what was there before. */
+static bool co_look_empty(struct node *node, GError **error)
+{
+    int64_t bytes = min_i64(node->length, BLOCK_SECTOR_SIZE);
+    int ret = co_node_pwrite_zeroes(node, 0, bytes, 0);
+
+    return ret == 0 ||
+           error_set_errno(error, ret, "Could not clear '%s'", node->filename);
+}
+
+/* What cannot be made, but is large enough, is used as it is. */
+static bool co_reuse(const struct blockdev_options *o,
+                     const struct create_params *params, GError **error)
+{
+    if (params->extra && !check_extra(params->extra, error)) {
+        return false;
+    }
+    struct node *node = co_node_open(o, error);
+
+    if (!node) {
+        g_prefix_error(error,
+                       "Protocol driver '%s' does not support image creation, "
+                       "and opening the image failed: ",
+                       blockdev_driver_str(o->driver));
+        return false;
+    }
+    bool ok = co_node_truncate(node, params->size, false, PREALLOC_MODE_OFF, 0,
+                               error) &&
+              co_look_empty(node, error);
+
+    co_node_unref(node);
+    return ok;
+}
+
 bool co_image_create_file(const char *filename,
                           const struct create_params *params, GError **error)
 {
@@ -48,6 +107,9 @@ bool co_image_create_file(const char *filename,
     }
     const char *name = blockdev_driver_str(o->driver);
     const struct block_driver *driver = block_driver_find(name);
+    if (driver && driver->co_truncate && !driver->co_create_file) {
+        return co_reuse(o, params, error);
+    }
     if (!driver || driver->kind != DRIVER_PROTOCOL || !driver->co_create_file) {
         return error_set(error,
                          "Protocol driver '%s' does not support image creation",
