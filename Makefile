@@ -28,7 +28,7 @@ comma       := ,
 VARIANT     := $(notdir $(CC))$(if $(SAN),-$(subst $(comma),-,$(SAN)))
 BUILD       := $(BUILD_ROOT)/$(VARIANT)
 GEN         := $(BUILD_ROOT)/gen
-PKGS        := glib-2.0 gio-2.0 gio-unix-2.0 json-c liburing zlib libzstd
+PKGS        := glib-2.0 gio-2.0 gio-unix-2.0 json-c liburing zlib libzstd libnbd
 # Not on every architecture.
 ISAL        := $(shell pkg-config --exists libisal 2>/dev/null && echo libisal)
 

@@ -11,6 +11,7 @@
 #include <sys/stat.h>
 
 #include "qapi/json.h"
+#include "qapi/nbd_name.h"
 #include "util/error.h"
 #include "util/keyval.h"
 
@@ -144,14 +145,17 @@ static void *parse_json(const struct qapi_type *type, const char *text,
 }
 
 /* Gives each child in the tree that has a file name, but no driver, the driver
- * of the protocol that the name says. depth is that of the tree. */
-static bool name_protocols(struct json_object *tree, unsigned depth,
-                           GError **error)
+ * of the protocol that the name says, and options of old their new form. depth
+ * is that of the tree. */
+static bool complete(struct json_object *tree, unsigned depth, GError **error)
 {
     struct json_object *filename, *driver;
 
     if (depth == QAPI_MAX_DEPTH) {
         return error_set(error, "Options are nested too deeply");
+    }
+    if (!qapi_nbd_modernise(tree, error)) {
+        return false;
     }
     json_object_object_foreach(tree, key, value)
     {
@@ -175,7 +179,7 @@ static bool name_protocols(struct json_object *tree, unsigned depth,
             }
             json_object_put(encoded);
         }
-        if (!name_protocols(value, depth + 1, error)) {
+        if (!complete(value, depth + 1, error)) {
             return false;
         }
         (void)key;
@@ -183,10 +187,15 @@ static bool name_protocols(struct json_object *tree, unsigned depth,
     return true;
 }
 
+bool qapi_blockdev_options_complete(struct json_object *tree, GError **error)
+{
+    return complete(tree, 0, error);
+}
+
 struct blockdev_options *qapi_blockdev_options_decode(struct json_object *tree,
                                                       GError **error)
 {
-    return name_protocols(tree, 0, error)
+    return complete(tree, 0, error)
                ? qapi_decode_keyval(&qapi_type_blockdev_options, tree, error)
                : NULL;
 }
@@ -292,6 +301,9 @@ static struct blockdev_options *from_filename(const char *filename,
         struct blockdev_options *options = g_new0(struct blockdev_options, 1);
         options->driver = BLOCKDEV_DRIVER_NULL_CO;
         return options;
+    }
+    if (qapi_is_nbd_name(filename)) {
+        return qapi_nbd_from_name(filename, error);
     }
     if (g_str_has_prefix(filename, "blkdebug:")) {
         return blkdebug_options(filename + strlen("blkdebug:"), depth, error);

@@ -39,14 +39,19 @@ bool qapi_options_put(struct json_object *tree, const char *key,
                       struct json_object *value, GError **error);
 
 /* Reads such a tree, or one from a "json:" name, as a node. A child may be just
- * a file name ("file.filename=x"): its protocol is what the name says. */
+ * a file name ("file.filename=x"): its protocol is what the name says. Options
+ * of old ("host", "port" and "path" of nbd) are understood. */
 struct blockdev_options *qapi_blockdev_options_decode(struct json_object *tree,
                                                       GError **error);
 
+/* Does the part of that which changes the tree: afterwards it has only what the
+ * schema knows, but for mistakes. */
+bool qapi_blockdev_options_complete(struct json_object *tree, GError **error);
+
 /* A file name as it stands in a backing-file string or a command: "json:" as
  * above; "file:PATH" gives the file driver, a plain PATH too, or host_device
- * if it is there and is a device; "null-co://" and
- * "blkdebug:CONFIG:IMAGE" their drivers; any other "word:" is refused as an
+ * if it is there and is a device; "null-co://", "nbd:..." (qapi/nbd_name.c)
+ * and "blkdebug:CONFIG:IMAGE" their drivers; any other "word:" is refused as an
  * unknown protocol. A relative PATH is left as it is. The format on top of it
  * is the caller's business. */
 struct blockdev_options *qapi_blockdev_from_filename(const char *filename,

@@ -13,7 +13,7 @@ import pytest
 
 from lib import ROOT, Varved, build_dir
 
-PAGES = ["docs/bitmaps.md"]
+PAGES = ["docs/bitmaps.md", "docs/nbd.md"]
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.M | re.S)
 
 
@@ -84,7 +84,8 @@ def test_every_example_of_the_page_runs(page, tmp_path):
                 daemon.start()
             elif kind == "qmp":
                 converse(daemon.qmp, text)
-        daemon.stop()
+        if daemon:
+            daemon.stop()
     finally:
         if daemon:
             daemon.kill()

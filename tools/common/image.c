@@ -256,7 +256,9 @@ struct blockdev_options *co_image_options(const GPtrArray *pairs,
     struct described d = {.tree = json_object_new_object()};
     struct blockdev_options *options = NULL;
 
-    if (co_describe(&d, pairs, error) && check_known(d.tree, error)) {
+    if (co_describe(&d, pairs, error) &&
+        qapi_blockdev_options_complete(d.tree, error) &&
+        check_known(d.tree, error)) {
         options = qapi_blockdev_options_decode(d.tree, error);
     }
     *writethrough = d.cache && d.cache->writethrough;

@@ -1,0 +1,266 @@
+"""The driver nbd: disks that an NBD server exports."""
+import json
+import subprocess
+import threading
+import time
+
+import pytest
+
+from lib import Oracle, Varved, images, program
+from lib.nbd import NbdServer
+from lib.twin import NAMES, run
+
+MIB = 1 << 20
+SIZE = 16 * MIB
+
+
+@pytest.fixture
+def serve(tmp_path):
+    """serve(image, ...): a server; a path of its own if there is none."""
+    servers = []
+
+    def start(image, *options, **kw):
+        kw.setdefault("path", str(tmp_path / f"s{len(servers)}"))
+        servers.append(NbdServer(image, *options, **kw))
+        return servers[-1]
+    yield start
+    for server in servers:
+        server.kill()
+
+
+@pytest.fixture
+def raw(tmp_path):
+    """An image with data in two places."""
+    path = tmp_path / "disk.raw"
+    with open(path, "wb") as f:
+        f.write(b"\1" * MIB)
+        f.seek(8 * MIB)
+        f.write(b"\2" * 65536)
+        f.truncate(SIZE)
+    return path
+
+
+def empty(path):
+    with open(path, "wb") as f:
+        f.truncate(SIZE)
+    return path
+
+
+def run_io(name, *commands, flags=("-f", "raw")):
+    args = [*flags, *(a for c in commands for a in ("-c", c))]
+    return subprocess.run([program("varve-io"), *args, name],
+                          capture_output=True, text=True, timeout=60)
+
+
+def io(name, *commands, **kw):
+    done = run_io(name, *commands, **kw)
+    assert done.returncode == 0 and not done.stderr, (done.stdout, done.stderr)
+    assert "failed" not in done.stdout, done.stdout
+    return done.stdout
+
+
+def both(directory, *args):
+    """What varve-img and qemu-img say; the same, which is returned."""
+    said = []
+    for name in NAMES:
+        r = run(name, directory, *args)
+        out, err = (t.replace(name, "IMG") for t in (r.stdout, r.stderr))
+        if r.returncode == 0 and "--output=json" in args:
+            out = json.loads(out)
+        said.append([r.returncode, out, err])
+    assert said[0] == said[1], args
+    return said[0]
+
+
+def qemu_io(daemon, node, command):
+    return daemon.command("human-monitor-command",
+                          command_line=f'qemu-io {node} "{command}"')
+
+
+def add(daemon, server, node="n", **more):
+    daemon.command("blockdev-add", driver="nbd", node_name=node,
+                   **server.options_of_server(), **more)
+
+
+def eventually(condition):
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+# ---- requests ----------------------------------------------------------------
+
+@pytest.mark.parametrize("tcp", [False, True])
+def test_requests_reach_the_image(serve, tmp_path, tcp):
+    path = empty(tmp_path / "d")
+    server = serve(path, "--discard=unmap", **({"path": None} if tcp else {}))
+    io(server.uri(), "write -P 1 1M 3M", "read -P 1 1M 3M", "flush",
+       "write -P 2 513k 5k", "read -P 0 512k 1k", "read -P 2 513k 5k",
+       "write -z 2M 64k", "read -P 0 2M 64k", "write -z -u 3M 64k",
+       "writev -P 4 5M 4k 8k 512", "readv -P 4 5M 512 8k 4k",
+       "discard 8M 1M", "write -f -P 3 15M 1M", "write -P 9 0 511",
+       *(f"aio_write -q -P {1 + i % 200} {6144 + i * 4}k 4k"
+         for i in range(300)), "aio_flush",
+       *(f"read -P {1 + i % 200} {6144 + i * 4}k 4k" for i in range(300)))
+    data = path.read_bytes()
+    assert data[:512] == b"\x09" * 511 + b"\0"
+    assert data[MIB:2 * MIB] == b"\1" * MIB
+    assert data[2 * MIB:2 * MIB + 65536] == bytes(65536)
+    assert data[513 << 10:518 << 10] == b"\2" * (5 << 10)
+    assert data[5 * MIB:5 * MIB + 12800] == b"\4" * 12800
+    assert data[15 * MIB:] == b"\3" * MIB
+    done = run_io(server.uri(), "read 16M 512")
+    assert done.returncode == 1
+
+
+def test_long_requests_are_split(serve, tmp_path):
+    path = tmp_path / "d"
+    with open(path, "wb") as f:
+        f.truncate(256 * MIB)
+    server = serve(path)
+    io(server.uri(), "write -P 5 1M 100M", "read -P 5 1M 100M",
+       "write -z 30M 65M", "read -P 0 30M 65M", "read -P 5 95M 6M")
+
+
+def test_an_export_keeps_its_size(serve, raw, tmp_path):
+    server = serve(raw)
+    both(tmp_path, "create", "-f", "raw", server.uri(), "32M")
+    both(tmp_path, "resize", "-f", "raw", server.uri(), "32M")
+    both(tmp_path, "resize", "-f", "raw", "--shrink", server.uri(), "8M")
+
+
+def test_read_only_export(serve, raw, start):
+    server = serve(raw, "-r")
+    done = run_io(server.uri(), "read 0 4k")
+    assert done.returncode == 1
+    assert done.stderr == (f"varve-io: can't open device {server.uri()}: "
+                           "Export is read-only\n")
+    io(server.uri(), "read -P 1 0 4k", flags=["-r", "-f", "raw"])
+    daemon = start(Varved)
+    add(daemon, server, auto_read_only=True)
+    node, = daemon.command("query-named-block-nodes")
+    assert node["ro"]
+    assert daemon.call("blockdev-reopen", options=[
+        {"driver": "nbd", "node-name": "n", **server.options_of_server()}
+    ])["error"]["desc"] == "Export is read-only"
+
+
+# ---- names -------------------------------------------------------------------
+
+def test_names_mean_what_they_mean_elsewhere(serve, raw, tmp_path):
+    server = serve(raw, "-x", "e x")
+    path = server.path
+    tcp = serve(raw, "-x", "exp", path=None)
+    port = tcp.port
+    for name in (f"nbd:unix:{path}:exportname=e x",
+                 f"nbd+unix:///e%20x?socket={path}",
+                 f"nbd://localhost:{port}/exp", f"nbd://127.0.0.1:{port}//exp",
+                 f"nbd:127.0.0.1:{port}:exportname=exp",
+                 f"nbd+tcp://u@127.0.0.1:{port}/exp",
+                 f"nbd://127.0.0.1:{port}/", f"nbd://127.0.0.1:{port}/nope",
+                 f"nbd+unix:///?socket={path}", f"nbd:unix:{tmp_path}/none",
+                 "nbd:127.0.0.1", "nbd:", "nbd:unix", "nbd:[::1", "nbd://a:b:c",
+                 "nbd://", f"nbd://127.0.0.1:{port}/exp?a=b", "nbd+unix:///e",
+                 f"nbd+unix://host/e?socket={path}", "nbd+foo://x/",
+                 "nbd://127.0.0.1:1", "nbd:[::1]:1", "nbd:127.0.0.1:port",
+                 f"nbd:unix:/{'a' * 200}", f"nbd:unix:{path}:exportname=" +
+                 "a" * 5000):
+        both(tmp_path, "info", name)
+
+
+def test_options_mean_what_they_mean_elsewhere(serve, raw, tmp_path):
+    server = serve(raw, "-x", "exp")
+    path = server.path
+    for text in (f"driver=nbd,path={path},export=exp", "driver=nbd",
+                 f"driver=nbd,server.type=unix,server.path={path},export=exp",
+                 f"driver=raw,file.driver=nbd,file.path={path},file.export=exp",
+                 f"driver=nbd,path={path},host=x", "driver=nbd,port=1",
+                 f"driver=nbd,path={path},server.type=unix,server.path=x",
+                 f"driver=nbd,path={path},export=exp,bogus=1",
+                 f"driver=nbd,path={path},export=exp,reconnect-delay=7",
+                 f"driver=nbd,path={path},export=exp,tls-creds=t",
+                 "driver=nbd,server.type=fd,server.str=999",
+                 "driver=nbd,host=127.0.0.1,port=1",
+                 "driver=nbd,server.type=vsock,server.cid=x,server.port=7"):
+        both(tmp_path, "info", "--image-opts", text)
+    for options in ({"path": path}, {"server.type": "unix",
+                                     "server.path": path},
+                    {"server": {"type": "unix", "path": path}}):
+        both(tmp_path, "info", "json:" + json.dumps(
+            {"driver": "nbd", "export": "exp", **options}))
+
+
+# ---- the image tools ---------------------------------------------------------
+
+def test_sources_of_the_image_tools(serve, raw, tmp_path):
+    server = serve(raw)
+    uri = server.uri()
+    for args in (["map", uri], ["map", "--output=json", uri],
+                 ["info", "--output=json", uri],
+                 ["measure", "-O", "qcow2", uri], ["compare", uri, raw],
+                 ["dd", f"if={uri}", "of=dd", "bs=64k", "skip=127", "count=2"]):
+        both(tmp_path, *args)
+    for fmt in ("raw", "qcow2"):
+        run("varve-img", tmp_path, "convert", "-O", fmt, uri, "out", check=0)
+        images.assert_equal(raw, tmp_path / "out", b_format=fmt)
+
+
+def test_a_qcow2_image_behind_a_server(serve, raw, tmp_path):
+    path = tmp_path / "d"
+    with open(path, "wb") as f:
+        f.truncate(32 * MIB)
+    server = serve(path)
+    uri = server.uri()
+    run("varve-img", tmp_path, "create", "-f", "qcow2", uri, "16M", check=0)
+    run("varve-img", tmp_path, "convert", "-n", "-O", "qcow2", raw, uri,
+        check=0)
+    for args in (["info", "--output=json", uri], ["check", uri],
+                 ["compare", uri, raw], ["map", "--output=json", uri]):
+        both(tmp_path, *args)
+
+
+def test_a_converted_target_stays_sparse(serve, raw, tmp_path):
+    holes = []
+    for name in NAMES:
+        target = tmp_path / name
+        target.write_bytes(b"\7" * SIZE)
+        server = serve(target, "--discard=unmap")
+        run(name, tmp_path, "convert", "-n", "-O", "raw", raw, server.uri(),
+            check=0)
+        server.close()
+        images.assert_equal(raw, target, b_format="raw")
+        holes.append(run("qemu-img", tmp_path, "map", "-f", "raw",
+                         "--output=json", target, check=0).stdout)
+    assert holes[0] == holes[1]
+    assert (tmp_path / "varve-img").stat().st_blocks * 512 < 2 * MIB
+
+
+# ---- the daemon --------------------------------------------------------------
+
+def test_backup_to_a_server(serve, raw, start, tmp_path):
+    target = empty(tmp_path / "target")
+    behind = start(Oracle, "--blockdev", f"file,filename={target},node-name=t",
+                   "--nbd-server", "addr.type=unix,addr.path=nbd",
+                   "--export", "nbd,id=e,node-name=t,name=t,writable=on")
+    daemon = start(Varved, "--blockdev", f"file,filename={raw},node-name=d")
+    daemon.command("blockdev-add", driver="nbd", node_name="t", export="t",
+                   server={"type": "unix", "path": behind.path("nbd")})
+    daemon.command("blockdev-backup", job_id="j", device="d", target="t",
+                   sync="full")
+    daemon.qmp.wait_event("BLOCK_JOB_COMPLETED", timeout=30)
+    daemon.command("blockdev-del", node_name="t")
+    behind.stop()
+    images.assert_equal(raw, target, b_format="raw")
+
+
+def test_the_same_queries_as_elsewhere(serve, raw, pair):
+    server = serve(raw, "-x", "e")
+    said = []
+    for daemon in pair:
+        add(daemon, server, export="e")
+        node, = daemon.command("query-named-block-nodes")
+        node.pop("x-engine", None)
+        said.append(node)
+        daemon.command("blockdev-del", node_name="n")
+    assert said[0] == said[1]
