@@ -92,17 +92,14 @@ static bool co_driver_truncate(struct node *node, int64_t size, bool exact,
     return error_set(error, "Image format driver does not support resize");
 }
 
-bool co_node_hide_backing(struct node *node, int64_t size, int64_t align,
-                          GError **error)
+bool co_node_hide_backing(struct node *node, int64_t end, GError **error)
 {
     int64_t old = node->length;
-    int64_t end =
-        node->backing ? min_i64(node->backing->child->length, size) : 0;
 
-    if (end <= old) {
+    if (!node->backing || node->backing->child->length <= old || end <= old) {
         return true;
     }
-    int ret = co_request_zero_pieces(node, old, align_up(end, align) - old, 0);
+    int ret = co_request_zero_pieces(node, old, end - old, 0);
     return ret == 0 ||
            error_set_errno(error, ret, "Failed to zero the grown part of '%s'",
                            node->name);

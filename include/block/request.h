@@ -52,10 +52,9 @@ bool co_node_truncate(struct node *node, int64_t size, bool exact,
                       enum prealloc_mode prealloc, unsigned flags,
                       GError **error);
 /* For co_truncate of drivers with a backing file: before node->length, or what
- * is on disk of it, becomes `size`, zeroes what of a longer backing file would
- * come into sight, up to a multiple of align. The zeroes are not flushed. */
-bool co_node_hide_backing(struct node *node, int64_t size, int64_t align,
-                          GError **error);
+ * is on disk of it, grows, zeroes from the old end to `end` if the backing file
+ * is longer than the node was. The zeroes are not flushed. */
+bool co_node_hide_backing(struct node *node, int64_t end, GError **error);
 /* Asks the driver for the length again (a child may have grown). */
 int co_node_refresh_length(struct node *node);
 

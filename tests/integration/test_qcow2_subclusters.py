@@ -1,10 +1,10 @@
 """Extended L2 entries: subclusters beside QEMU."""
-import json
 import random
 import struct
 
 import pytest
 
+from lib.images import joined_runs
 from test_qcow2 import (MIB, assert_content, check, io, qemu, random_commands,
                         varve)
 
@@ -12,24 +12,8 @@ BOTH = {"varve": varve, "qemu": qemu}
 
 
 def mapping(side, image, places=True):
-    """What map says, in runs that differ from their neighbours. Whether data
-    are zeroes is a question to the file, which each side asks at times."""
-    out = BOTH[side]("img", "map", "--output=json", "-f", "qcow2", image).stdout
-    runs = []
-    for run in json.loads(out):
-        run["zero"] = run["zero"] and not run["data"]
-        if not places:
-            run.pop("offset", None)
-        last = runs[-1] if runs else {}
-        if all(last.get(k) == run.get(k) for k in ("depth", "present", "zero",
-                                                   "data")) and \
-                ("offset" in last) == ("offset" in run) and \
-                last.get("offset", 0) + (last["length"] if "offset" in run
-                                         else 0) == run.get("offset", 0):
-            last["length"] += run["length"]
-        else:
-            runs.append(run)
-    return runs
+    return joined_runs(BOTH[side]("img", "map", "--output=json", "-f", "qcow2",
+                                  image).stdout, places)
 
 
 def make(image, *more, cluster="64k"):

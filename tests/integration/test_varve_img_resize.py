@@ -35,6 +35,74 @@ def test_preallocation_of_raw_images(twin):
         assert (directory / "a").stat().st_blocks * 512 >= 2 << 20
 
 
+def blocks(path):
+    return path.stat().st_blocks * 512
+
+
+@pytest.mark.parametrize("backing", [None, "1M", "2M"])
+@pytest.mark.parametrize("options, where", [
+    ("cluster_size=4k", "a"), ("extended_l2=on,cluster_size=64k", "a"),
+    ("data_file=d", "d"), ("data_file=d,data_file_raw=on", "d"),
+    ("extended_l2=on,data_file=d", "d")])
+def test_preallocation_of_qcow2_images(twin, options, where, backing):
+    if backing:
+        if "raw" in options:
+            return
+        twin.create("base", backing)
+        twin.io("base", f"write -P 3 0 {backing}")
+    for mode, old, new in (("off", "1M", "3M"), ("metadata", "1M", "3M"),
+                           ("falloc", "1M", "5000k"), ("full", "1M", "1025k"),
+                           ("metadata", "1022k", "3M")):
+        for directory in twin.dirs.values():
+            for name in "ad":
+                (directory / name).unlink(missing_ok=True)
+        twin.create("a", "-o", options, old, backing=backing and "base")
+        twin.io("a", "write -P 1 64k 64k")
+        twin.same("resize", f"--preallocation={mode}", "a", new)
+        twin.same_map("a")
+        twin.same_image("a")
+        if mode == "falloc":
+            # QEMU's leaves some data files sparse.
+            assert blocks(twin.ours / where) >= 3976 << 10
+        twin.same("resize", "--shrink", "a", "512k")
+        twin.same_image("a")
+
+
+@pytest.mark.parametrize("mode", ["metadata", "falloc", "full"])
+@pytest.mark.parametrize("options", ["", "data_file=d"])
+def test_what_does_not_fit_leaves_the_image_as_it_was(twin, mode, options,
+                                                      monkeypatch):
+    more = ["-o", options] if options else []
+    twin.create("a", *more, "1M")
+    twin.io("a", "write -P 1 0 64k")
+    before = (twin.ours / "a").stat().st_size
+    monkeypatch.setattr("lib.twin.FILE_LIMIT", 1 << 20)
+    twin.same("resize", f"--preallocation={mode}", "a", "40M")
+    monkeypatch.undo()
+    run("varve-img", twin.ours, "check", "a", check=0)
+    run("qemu-img", twin.ours, "check", "a", check=0)
+    assert (twin.ours / "a").stat().st_size <= before + 65536
+    assert "virtual size: 1 MiB" in run("varve-img", twin.ours, "info",
+                                        "a").stdout
+    run("varve-img", twin.ours, "compare", "a", twin.theirs / "a", check=0)
+
+
+@pytest.mark.parametrize("options, size", [
+    ("cluster_size=4k", 16), ("cluster_size=512,refcount_bits=64", 2),
+    ("extended_l2=on,cluster_size=16k", 16), ("compat=0.10", 16)])
+def test_the_file_is_cut_where_the_disk_shrinks(twin, options, size):
+    twin.create("a", "-o", options, f"{size}M")
+    twin.io("a", f"write -P 1 0 {size}M")
+    for part in (3, 8, 32):
+        twin.same("resize", "--shrink", "a", f"{size * 1024 // part // 64 * 64}k")
+        ours, theirs = ((d / "a").stat().st_size for d in twin.dirs.values())
+        assert ours <= theirs, part
+        twin.same_image("a")
+    twin.same("resize", "a", f"{size}M")
+    twin.io("a", "write -P 2 512k 256k")
+    twin.same_image("a")
+
+
 def test_an_overlay_grows_with_zeroes(twin):
     twin.create("base", "4M")
     twin.io("base", "write -P 1 0 4M")

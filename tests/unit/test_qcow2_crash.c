@@ -45,16 +45,6 @@ static void phase_end(struct run *r, unsigned phase, struct mem_disk *d)
     memset(t->touched, 0, t->size / t->unit);
 }
 
-static void apply(struct node *disk, const struct mem_event *e)
-{
-    if (!e->flush) {
-        if (e->bytes) { /* none: the file grew */
-            memcpy(mem_disk_of(disk)->data + e->offset, e->data, e->bytes);
-        }
-        disk->length = MAX(disk->length, e->offset + e->bytes);
-    }
-}
-
 /* The disk after a crash when `point` events had been issued. Writes after the
  * last flush got to it or not: most, or a few. */
 static void rebuild(struct node *disk, const struct run *r, const GArray *log,
@@ -71,7 +61,7 @@ static void rebuild(struct node *disk, const struct run *r, const GArray *log,
     int keep = g_rand_int_range(rand, 1, 10);
     for (guint i = 0; i < point; i++) {
         if (i < stable || g_rand_int_range(rand, 0, 10) < keep) {
-            apply(disk, &g_array_index(log, struct mem_event, i));
+            mem_disk_replay(disk, &g_array_index(log, struct mem_event, i));
         }
     }
 }
@@ -268,62 +258,88 @@ static void a_crash_leaves_leaks_at_worst_with_default_clusters(void **state)
     in_fake_loop(co_default_clusters);
 }
 
-/* ---- growing on top of a longer backing file ----------------------------- */
+/* ---- changes of the size ------------------------------------------------- */
 
-#define OLD_BACKING 0x5a
-#define OVERLAY     0x11
+#define OLD_BACKING   0x5a
+#define OVERLAY       0x11
 
-/* The disk is the old one, or the new one with zeroes where it grew. */
-static void co_check_grown(struct node *disk, int64_t old, int64_t size)
+#define CHANGE_POINTS 24
+
+/* How a disk of `old` bytes changes to one of `size`. */
+struct change {
+    const char *create;
+    int64_t old, size;
+    int64_t backing; /* bytes of the backing file, or 0 */
+    enum prealloc_mode prealloc;
+    bool full; /* the disk had data everywhere, not just in its first sector */
+};
+
+static uint8_t expected_byte(const struct change *c, int64_t i)
+{
+    if (i >= c->old) {
+        return 0;
+    }
+    return c->full || i < 512 ? OVERLAY : i < c->backing ? OLD_BACKING : 0;
+}
+
+/* The disk is the old one, or the new one with zeroes where it grew. One that
+ * was to shrink may have lost what was to go. */
+static void co_check_changed(struct node *disk, const struct change *c)
 {
     mem_disk_save(disk, "crash.qcow2");
     assert_image_clean("crash.qcow2", true);
-    struct node *node = co_open("driver=qcow2,file=crash-disk,backing=base,"
-                                "read-only=on");
+    struct node *node = co_open("driver=qcow2,file=crash-disk,read-only=on%s",
+                                c->backing ? ",backing=base" : "");
     int64_t length = node->length;
     g_autofree uint8_t *buf = g_malloc(length);
 
-    assert_true(length == old || length == size);
+    assert_true(length == c->old || length == c->size);
     assert_int_equal(co_node_pread(node, 0, buf, length, 0), 0);
-    for (int64_t i = 0; i < length; i++) {
-        uint8_t expected = i < 512 ? OVERLAY : i < old ? OLD_BACKING : 0;
-        if (buf[i] != expected) {
+    for (int64_t i = 0; i < (c->size < c->old ? c->size : length); i++) {
+        if (buf[i] != expected_byte(c, i)) {
             fail_msg("byte %" G_GINT64_FORMAT " is %02x", i, buf[i]);
         }
     }
     co_node_unref(node);
 }
 
-/* Crashes at every point of one growth. */
-static void co_grow_run(const char *create, int64_t old, int64_t size,
-                        int64_t backing, unsigned seed)
+static struct node *co_open_to_change(const struct change *c)
+{
+    struct node *node =
+        co_open("driver=qcow2,file=disk%s", c->backing ? ",backing=base" : "");
+    int64_t bytes = c->full ? c->old : 512;
+    g_autofree uint8_t *buf = g_malloc(bytes);
+
+    memset(buf, OVERLAY, bytes);
+    assert_int_equal(co_node_pwrite(node, 0, buf, bytes, 0), 0);
+    assert_int_equal(co_node_flush(node), 0);
+    return node;
+}
+
+/* Crashes at points of one change of size, all of them if there are few. */
+static void co_change_run(const struct change *c, unsigned seed)
 {
     struct node *base = co_mem_disk("base"), *file = co_mem_disk("disk");
     struct mem_disk *d = mem_disk_of(file);
     g_autoptr(GRand) rand = g_rand_new_with_seed(seed);
-    GError *error = NULL;
-    uint8_t sector[512];
 
-    memset(mem_disk_of(base)->data, OLD_BACKING, backing);
-    base->length = backing;
-    co_make("disk", old, create);
-    struct node *node = co_open("driver=qcow2,file=disk,backing=base");
-    memset(sector, OVERLAY, sizeof(sector));
-    assert_int_equal(co_node_pwrite(node, 0, sector, sizeof(sector), 0), 0);
-    assert_int_equal(co_node_flush(node), 0);
+    memset(mem_disk_of(base)->data, OLD_BACKING, c->backing);
+    base->length = c->backing;
+    co_make("disk", c->old, c->create);
+    struct node *node = co_open_to_change(c);
     struct run r = {.image_bytes = file->length,
                     .image = g_memdup2(d->data, file->length)};
     d->pauses = 3;
     d->rng = seed;
     mem_disk_record(file);
-    assert_true(
-        co_node_truncate(node, size, true, PREALLOC_MODE_OFF, 0, &error));
+    assert_true(co_node_truncate(node, c->size, true, c->prealloc, 0, NULL));
+    assert_int_equal(node->length, c->size);
     struct node *disk = co_mem_disk("crash-disk");
-    for (guint point = 0; point <= d->log->len; point++) {
+    guint step = MAX(d->log->len / CHANGE_POINTS, 1);
+    for (guint point = 0; point <= d->log->len; point += step) {
         rebuild(disk, &r, d->log, point, rand);
-        co_check_grown(disk, old, size);
+        co_check_changed(disk, c);
     }
-    assert_int_equal(node->length, size);
     co_node_unref(disk);
     co_node_unref(node);
     g_free(r.image);
@@ -334,20 +350,115 @@ static void co_grow_run(const char *create, int64_t old, int64_t size,
 static void co_growth(void *opaque)
 {
     /* The ends lie on borders of clusters, and not. */
-    co_grow_run("'cluster-size': 4096", 65536, 1 << 20, 1 << 20, 1);
-    co_grow_run("'cluster-size': 4096", 65536 + 512, 1 << 20,
-                600000 / 512 * 512, 2);
-    co_grow_run("'cluster-size': 512", 65536, (1 << 20) + 512, 4 << 20, 3);
-    co_grow_run("'cluster-size': 65536", 1536, 1 << 20, 2 << 20, 4);
-    co_grow_run("'cluster-size': 16384, 'extended-l2': true", 20480 + 512,
-                1 << 20, 1 << 20, 6);
-    co_grow_run("'cluster-size': 4096, 'version': 'v2'", 65536 + 512, 1 << 19,
-                1 << 20, 5);
+    static const struct change changes[] = {
+        {.create = "'cluster-size': 4096",
+         .old = 65536,
+         .size = 1 << 20,
+         .backing = 1 << 20},
+        {.create = "'cluster-size': 4096",
+         .old = 65536 + 512,
+         .size = 1 << 20,
+         .backing = 600000 / 512 * 512},
+        {.create = "'cluster-size': 512",
+         .old = 65536,
+         .size = (1 << 20) + 512,
+         .backing = 4 << 20},
+        {.create = "'cluster-size': 65536",
+         .old = 1536,
+         .size = 1 << 20,
+         .backing = 2 << 20},
+        {.create = "'cluster-size': 16384, 'extended-l2': true",
+         .old = 20480 + 512,
+         .size = 1 << 20,
+         .backing = 1 << 20},
+        {.create = "'cluster-size': 4096, 'version': 'v2'",
+         .old = 65536 + 512,
+         .size = 1 << 19,
+         .backing = 1 << 20},
+    };
+
+    for (unsigned i = 0; i < G_N_ELEMENTS(changes); i++) {
+        co_change_run(&changes[i], i);
+    }
+}
+
+static void co_preallocation(void *opaque)
+{
+    static const struct change changes[] = {
+        {.create = "'cluster-size': 4096",
+         .old = 65536 + 512,
+         .size = 4 << 20,
+         .backing = 0,
+         .prealloc = PREALLOC_MODE_METADATA},
+        {.create = "'cluster-size': 512",
+         .old = 65536,
+         .size = (1 << 20) + 512,
+         .backing = 4 << 20,
+         .prealloc = PREALLOC_MODE_METADATA},
+        {.create = "'cluster-size': 4096",
+         .old = 65536,
+         .size = 4 << 20,
+         .backing = 1 << 20,
+         .prealloc = PREALLOC_MODE_FALLOC},
+        {.create = "'cluster-size': 16384, 'extended-l2': true",
+         .old = 20480 + 2048,
+         .size = 1 << 20,
+         .backing = 1 << 20,
+         .prealloc = PREALLOC_MODE_METADATA},
+        {.create = "'cluster-size': 4096, 'version': 'v2'",
+         .old = 65536 + 512,
+         .size = 1 << 20,
+         .backing = 1 << 20,
+         .prealloc = PREALLOC_MODE_METADATA},
+    };
+
+    for (unsigned i = 0; i < G_N_ELEMENTS(changes); i++) {
+        co_change_run(&changes[i], i);
+    }
+}
+
+static void co_shrinking(void *opaque)
+{
+    static const struct change changes[] = {
+        {.create = "'cluster-size': 4096",
+         .old = 4 << 20,
+         .size = 65536 + 512,
+         .full = true},
+        {.create = "'cluster-size': 512, 'refcount-bits': 64",
+         .old = 1 << 20,
+         .size = 512,
+         .full = true},
+        {.create = "'cluster-size': 65536",
+         .old = 4 << 20,
+         .size = 1 << 20,
+         .backing = 4 << 20,
+         .full = true},
+        {.create = "'cluster-size': 16384, 'extended-l2': true",
+         .old = 4 << 20,
+         .size = 20480 + 512,
+         .backing = 1 << 20,
+         .full = true},
+    };
+
+    for (unsigned i = 0; i < G_N_ELEMENTS(changes); i++) {
+        co_change_run(&changes[i], i);
+    }
 }
 
 static void a_crash_while_an_overlay_grows_never_shows_its_backing(void **state)
 {
     in_fake_loop(co_growth);
+}
+
+static void a_crash_while_growing_with_places_leaves_leaks_at_worst(
+    void **state)
+{
+    in_fake_loop(co_preallocation);
+}
+
+static void a_crash_while_shrinking_leaves_leaks_at_worst(void **state)
+{
+    in_fake_loop(co_shrinking);
 }
 
 /* ---- writes whose end survives the process ------------------------------- */
@@ -375,8 +486,8 @@ static void co_check_survivors(struct node *disk, uint8_t before,
     co_node_unref(node);
 }
 
-/* Allocates a cluster a write; how many flushes it takes. Any crash on the way
- * leaves a good image. */
+/* Allocates a cluster a write; how many flushes it takes. Any crash on the
+ * way leaves a good image. */
 static unsigned co_survivors(uint8_t before, const char *open)
 {
     struct node *file = co_mem_disk("disk"), *disk = co_mem_disk("crash-disk");
@@ -404,7 +515,8 @@ static unsigned co_survivors(uint8_t before, const char *open)
         co_check_survivors(disk, before, open);
     }
     co_node_unref(node);
-    /* What was counted ahead is given back, and the file is no longer for it.
+    /* What was counted ahead is given back, and the file is no longer for
+     * it.
      */
     co_check(file, false);
     assert_true(file->length <= (SURVIVORS + 8) * APART);
@@ -419,7 +531,8 @@ static void co_surviving_writes(void *opaque)
     struct node *base = co_mem_disk("base");
 
     assert_true(co_survivors(0, "") <= 8);
-    /* What is copied around the data has to be stable before it is mapped. */
+    /* What is copied around the data has to be stable before it is mapped.
+     */
     base->length = SURVIVORS * APART;
     memset(mem_disk_of(base)->data, OLD_BACKING, base->length);
     assert_true(co_survivors(OLD_BACKING, ",backing=base") >= SURVIVORS);
@@ -443,6 +556,9 @@ int main(void)
         cmocka_unit_test(a_crash_leaves_leaks_at_worst_with_subclusters),
         cmocka_unit_test(
             a_crash_while_an_overlay_grows_never_shows_its_backing),
+        cmocka_unit_test(
+            a_crash_while_growing_with_places_leaves_leaks_at_worst),
+        cmocka_unit_test(a_crash_while_shrinking_leaves_leaks_at_worst),
         cmocka_unit_test(
             allocating_writes_that_survive_the_process_share_flushes),
     };

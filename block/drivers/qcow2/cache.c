@@ -204,6 +204,13 @@ int co_meta_cache_get(struct meta_cache *c, uint64_t key, int64_t offset,
     }
 }
 
+bool meta_cache_busy(struct meta_cache *c, uint64_t key)
+{
+    const struct meta_entry *e = lookup(c, key);
+
+    return e && (e->loading || e->writing);
+}
+
 void meta_cache_drop(struct meta_cache *c, uint64_t key)
 {
     struct meta_entry *e = lookup(c, key);

@@ -87,6 +87,8 @@ void meta_entry_change(struct meta_cache *c, struct meta_entry *e);
 void meta_cache_forget(struct meta_cache *c);
 /* Forgets an entry that is not being loaded or written; its content is lost. */
 void meta_cache_drop(struct meta_cache *c, uint64_t key);
+/* True while the entry is being loaded or written. */
+bool meta_cache_busy(struct meta_cache *c, uint64_t key);
 
 /* What is dirty now becomes what co_meta_cache_write() writes; the caller lets
  * one coroutine at a time do both. Does not suspend. */

@@ -194,7 +194,7 @@ int co_qcow2_map(struct qcow2 *s, int64_t offset, int64_t bytes,
                    ? co_qcow2_map_subclusters(s, slice, offset, bytes, m, use)
                    : co_map_in_slice(s, slice->data, offset, bytes, m, use);
     }
-    int64_t table_bytes = INT64_C(1) << (s->cluster_bits + s->l2_bits);
+    int64_t table_bytes = qcow2_table_bytes(s);
     *m = (struct mapping){
         .type = CLUSTER_UNALLOCATED,
         .bytes = min_i64(bytes, table_bytes - (offset & (table_bytes - 1))),
@@ -230,7 +230,7 @@ static int co_write_new_table(struct qcow2 *s, int64_t old, int64_t host)
  * belong to the copy. */
 static void move_slices(struct qcow2 *s, int64_t offset, int64_t distance)
 {
-    int64_t table_bytes = INT64_C(1) << (s->cluster_bits + s->l2_bits);
+    int64_t table_bytes = qcow2_table_bytes(s);
     uint64_t key = slice_key(s, align_down(offset, table_bytes));
 
     for (uint64_t n = UINT64_C(1) << (s->l2_bits - s->slice_bits); n; n--) {

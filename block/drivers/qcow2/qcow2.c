@@ -9,8 +9,9 @@
  * the order in which things become stable; subclusters.c knows extended L2
  * entries, external.c data files; compress.c compresses, pack.c finds room for
  * what comes out, compressed.c expands; repair.c recounts; bitmaps.h tells of
- * stored bitmaps, vmstate.c of machines; resize.c and create*.c speak for
- * themselves.
+ * stored bitmaps, vmstate.c of machines; resize.c changes the size, with
+ * preallocate.c for places in the file and trim.c for a shorter one; create*.c
+ * speak for themselves.
  *
  * Invariants:
  *   - what a table on disk refers to is stable and counted before the table
@@ -248,11 +249,15 @@ static bool co_qcow2_change_backing(struct node *node, const char *file,
 static int co_qcow2_make_empty(struct node *node)
 {
     struct qcow2 *s = node->state;
-    int ret = co_qcow2_unmap(s, 0, align_up(node->length, s->cluster_size));
+    int64_t end = align_up(node->length, qcow2_table_bytes(s));
+    int ret = co_qcow2_unmap(s, 0, end);
 
-    /* Clusters are free, and their storage given back, a commit later. */
-    for (unsigned i = 0; ret == 0 && i < 2; i++) {
+    if (ret == 0) {
+        co_qcow2_drop_tables(s, 0, end);
         ret = co_qcow2_commit(s);
+    }
+    if (ret == 0) {
+        co_qcow2_trim(s);
     }
     return ret;
 }

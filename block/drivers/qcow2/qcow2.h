@@ -295,6 +295,12 @@ static inline int64_t qcow2_slice_bytes(const struct qcow2 *s)
     return INT64_C(1) << (s->cluster_bits + s->slice_bits);
 }
 
+/* Guest bytes of an L2 table. */
+static inline int64_t qcow2_table_bytes(const struct qcow2 *s)
+{
+    return INT64_C(1) << (s->cluster_bits + s->l2_bits);
+}
+
 /* ---- external.c: a data file ---- */
 /* Sets s->data; ref is the option, or NULL. */
 bool co_qcow2_open_data_file(struct qcow2 *s, const struct blockdev_ref *ref,
@@ -489,6 +495,23 @@ bool co_qcow2_amend(struct node *node, const char *options, GError **error);
 /* ---- check.c ---- */
 bool co_qcow2_check(struct node *node, struct check_report *check,
                     GError **error);
+
+/* ---- preallocate.c ---- */
+/* Places for the guest clusters behind `old` of a disk that is to have `size`
+ * bytes, with the blocks of the file as the mode says; what is there reads as
+ * zeroes. On failure the caller unmaps the range. */
+bool co_qcow2_preallocate(struct qcow2 *s, int64_t old, int64_t size,
+                          enum prealloc_mode prealloc, GError **error);
+/* A data file for a disk that grows. */
+bool co_qcow2_lengthen_external(struct qcow2 *s, int64_t old, int64_t size,
+                                enum prealloc_mode prealloc, GError **error);
+
+/* ---- trim.c ---- */
+/* Lets go of the L2 tables that lie in [offset, end), where nothing is mapped.
+ */
+void co_qcow2_drop_tables(struct qcow2 *s, int64_t offset, int64_t end);
+/* Cuts the file behind the last cluster in use, as far as that is possible. */
+void co_qcow2_trim(struct qcow2 *s);
 
 /* ---- resize.c ---- */
 bool co_qcow2_truncate(struct node *node, int64_t size, bool exact,

@@ -159,45 +159,98 @@ static int co_zero_tail(struct qcow2 *s, int64_t old)
     return ret;
 }
 
-/* The whole clusters of a disk of `end` bytes that one of `size` has not. */
+/* The whole clusters behind `size`, up to where the L2 table for the end of a
+ * disk of `end` bytes ends. */
 static int co_unmap_behind(struct qcow2 *s, int64_t size, int64_t end)
 {
     int64_t from = align_up(size, s->cluster_size);
 
-    return co_qcow2_unmap(s, from, align_up(end, s->cluster_size) - from);
+    return co_qcow2_unmap(s, from, align_up(end, qcow2_table_bytes(s)) - from);
 }
 
-static bool co_grow(struct qcow2 *s, int64_t old, int64_t size, GError **error)
+/* How far a growing disk is zeroed over a backing file that was longer. A flag
+ * costs nothing; where the format has none, data are written. */
+static int64_t zero_until(const struct qcow2 *s, int64_t old, int64_t size,
+                          enum prealloc_mode prealloc)
 {
-    int64_t need =
-        div_round_up(size, INT64_C(1) << (s->cluster_bits + s->l2_bits));
-    int ret;
+    int64_t end = size;
+
+    if (prealloc != PREALLOC_MODE_OFF) {
+        end = min_i64(size, align_up(old, s->cluster_size));
+    } else if (s->version < 3 && s->node->backing) {
+        end = min_i64(size, s->node->backing->child->length);
+    }
+    return align_up(end, s->cluster_size);
+}
+
+static bool co_grow_tables(struct qcow2 *s, int64_t size, GError **error)
+{
+    int64_t need = div_round_up(size, qcow2_table_bytes(s));
 
     if (need > QCOW2_MAX_L1_BYTES / 8) {
         return error_set(error, "The image size is too large (try using a "
                                 "larger cluster size)");
     }
-    if (need > s->l1_size) {
-        ret = co_qcow2_grow_l1(s, need);
-        if (ret < 0) {
-            return error_set_errno(error, ret, "Failed to grow the L1 table");
-        }
-    }
-    ret = co_zero_tail(s, old);
+    int ret = need > s->l1_size ? co_qcow2_grow_l1(s, need) : 0;
+    return ret == 0 ||
+           error_set_errno(error, ret, "Failed to grow the L1 table");
+}
+
+/* All that the new part of the disk consists of. */
+static bool co_grow_content(struct qcow2 *s, int64_t old, int64_t size,
+                            enum prealloc_mode prealloc, GError **error)
+{
+    int ret = co_zero_tail(s, old);
+
     if (ret < 0) {
         return error_set_errno(error, ret,
                                "Failed to zero the end of the "
                                "last cluster");
     }
-    if (!co_node_hide_backing(s->node, size, s->cluster_size, error)) {
-        /* Nobody sees what is there already. */
-        (void)co_unmap_behind(s, old, size);
+    if (s->external &&
+        !co_qcow2_lengthen_external(s, old, size, prealloc, error)) {
         return false;
     }
-    if (s->external && !co_node_truncate(qcow2_data(s), size, false,
-                                         PREALLOC_MODE_OFF, 0, error)) {
+    if (s->external_raw && prealloc == PREALLOC_MODE_OFF) {
+        /* Such a file is all there, so the tables say so. */
+        prealloc = PREALLOC_MODE_METADATA;
+    }
+    return co_node_hide_backing(s->node, zero_until(s, old, size, prealloc),
+                                error) &&
+           (prealloc == PREALLOC_MODE_OFF ||
+            co_qcow2_preallocate(s, old, size, prealloc, error));
+}
+
+/* Nobody has seen what is there already. */
+static void co_undo_growth(struct qcow2 *s, int64_t old, int64_t size)
+{
+    if (co_unmap_behind(s, old, size) == 0) {
+        co_qcow2_drop_tables(s, old, align_up(size, qcow2_table_bytes(s)));
+        co_qcow2_trim(s);
+    }
+    if (s->external && qcow2_data(s)->length > old) {
+        (void)co_node_truncate(qcow2_data(s), old, false, PREALLOC_MODE_OFF, 0,
+                               NULL);
+    }
+}
+
+static bool co_grow(struct qcow2 *s, int64_t old, int64_t size,
+                    enum prealloc_mode prealloc, GError **error)
+{
+    if (!co_grow_tables(s, size, error)) {
         return false;
     }
+    /* What a failure has left there must not come into sight. */
+    int ret = co_unmap_behind(s, old, size);
+    if (ret < 0) {
+        return error_set_errno(error, ret,
+                               "Failed to unmap what is behind the end");
+    }
+    if (!co_grow_content(s, old, size, prealloc, error)) {
+        co_undo_growth(s, old, size);
+        return false;
+    }
+    /* If that fails the disk may have either size, so nothing is undone. */
     ret = co_set_size(s, size);
     return ret == 0 ||
            error_set_errno(error, ret, "Failed to update the image size");
@@ -212,10 +265,12 @@ static bool co_shrink(struct qcow2 *s, int64_t old, int64_t size,
                                "Failed to discard cropped "
                                "clusters");
     }
+    co_qcow2_drop_tables(s, size, align_up(old, qcow2_table_bytes(s)));
     ret = co_set_size(s, size);
     if (ret < 0) {
         return error_set_errno(error, ret, "Failed to update the image size");
     }
+    co_qcow2_trim(s);
     return !s->external || co_node_truncate(qcow2_data(s), size, false,
                                             PREALLOC_MODE_OFF, 0, error);
 }
@@ -231,12 +286,6 @@ bool co_qcow2_truncate(struct node *node, int64_t size, bool exact,
         return error_set(error, "The new size must be a multiple of %u",
                          BLOCK_SECTOR_SIZE);
     }
-    if (prealloc != PREALLOC_MODE_OFF) {
-        return error_set(error,
-                         "Preallocation mode '%s' is not supported when "
-                         "resizing a qcow2 image",
-                         prealloc_mode_str(prealloc));
-    }
     if (s->header.nb_snapshots && s->version < 3) {
         return error_set(error, "Can't resize a v2 image which has snapshots");
     }
@@ -251,7 +300,7 @@ bool co_qcow2_truncate(struct node *node, int64_t size, bool exact,
         return error_set_errno(error, ret, "Failed to drop the vm state");
     }
     s->growing_to = size;
-    bool ok = size > old ? co_grow(s, old, size, error)
+    bool ok = size > old ? co_grow(s, old, size, prealloc, error)
                          : co_shrink(s, old, size, error);
     s->growing_to = 0;
     return ok;

@@ -14,14 +14,9 @@
 
 #include <errno.h>
 
-static inline int64_t l1_entry_bytes(const struct qcow2 *s)
-{
-    return INT64_C(1) << (s->cluster_bits + s->l2_bits);
-}
-
 int64_t qcow2_vmstate_offset(const struct qcow2 *s, int64_t size)
 {
-    return align_up(size, l1_entry_bytes(s));
+    return align_up(size, qcow2_table_bytes(s));
 }
 
 int co_qcow2_load_vmstate(struct node *node, int64_t offset,
@@ -42,13 +37,14 @@ int co_qcow2_save_vmstate(struct node *node, int64_t offset,
     struct qcow2 *s = node->state;
     int64_t from = qcow2_vmstate_offset(s, node->length), bytes = iov->bytes;
 
-    int64_t end =
-        min_i64(QCOW2_MAX_L1_BYTES / 8 * l1_entry_bytes(s), BLOCK_MAX_LENGTH);
+    int64_t end = min_i64(QCOW2_MAX_L1_BYTES / 8 * qcow2_table_bytes(s),
+                          BLOCK_MAX_LENGTH);
 
     if (!range_within(offset, bytes, end - from)) {
         return -EFBIG;
     }
-    uint32_t entries = div_round_up(from + offset + bytes, l1_entry_bytes(s));
+    uint32_t entries =
+        div_round_up(from + offset + bytes, qcow2_table_bytes(s));
     if (entries > s->l1_size) {
         int ret = co_qcow2_grow_l1(s, entries);
         if (ret < 0) {
@@ -61,7 +57,7 @@ int co_qcow2_save_vmstate(struct node *node, int64_t offset,
 int co_qcow2_move_vmstate(struct qcow2 *s, int64_t size)
 {
     int64_t from = qcow2_vmstate_offset(s, s->node->length);
-    int64_t end = (int64_t)s->l1_size * l1_entry_bytes(s);
+    int64_t end = (int64_t)s->l1_size * qcow2_table_bytes(s);
 
     if (from >= end || from == qcow2_vmstate_offset(s, size)) {
         return 0;

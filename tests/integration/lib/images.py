@@ -45,3 +45,24 @@ def check(path, leaks_allowed=False):
     result = json.loads(done.stdout)
     assert not result.get("corruptions") and not result["check-errors"], result
     assert leaks_allowed or not result.get("leaks"), result
+
+
+def joined_runs(text, places=True):
+    """What map says in JSON, in runs that differ from their neighbours. Whether
+    data are zeroes is a question to the file, which each side asks at times.
+    """
+    runs = []
+    for run in json.loads(text):
+        run["zero"] = run["zero"] and not run["data"]
+        run["placed"] = "offset" in run
+        if not places:
+            run.pop("offset", None)
+        last = runs[-1] if runs else {}
+        if all(last.get(k) == run[k] for k in ("depth", "present", "zero",
+                                               "data", "placed")) and \
+                last.get("offset", 0) + (last["length"] if "offset" in run
+                                         else 0) == run.get("offset", 0):
+            last["length"] += run["length"]
+        else:
+            runs.append(run)
+    return runs

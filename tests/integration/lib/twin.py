@@ -3,17 +3,28 @@ same images, and what came of it compared."""
 import json
 import os
 import re
+import resource
+import signal
 import subprocess
 
 from .daemon import SANITIZER, program
+from .images import joined_runs
 
 ENV = dict(os.environ, LC_ALL="C.UTF-8")
 NAMES = ("varve-img", "qemu-img")
+FILE_LIMIT = None  # bytes; files cannot grow beyond, like on a full disk
+
+
+def limit_files():
+    # What is ignored stays ignored in the program: it gets EFBIG.
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (FILE_LIMIT, FILE_LIMIT))
 
 
 def run(name, directory, *args, check=None):
     r = subprocess.run([program(name), *map(str, args)], cwd=directory,
-                       capture_output=True, text=True, timeout=120, env=ENV)
+                       capture_output=True, text=True, timeout=120, env=ENV,
+                       preexec_fn=limit_files if FILE_LIMIT else None)
     if check is not None:
         assert r.returncode == check, (args, r.stdout, r.stderr)
     return r
@@ -84,6 +95,15 @@ class Twin:
             ours[2], theirs[2] = but(ours[2]), but(theirs[2])
         assert ours == theirs, args
         return ours
+
+    def same_map(self, image):
+        """The layers and kinds of all data in what the two made, not their
+        places."""
+        ours, theirs = (
+            joined_runs(run("qemu-img", d, "map", "--output=json", image,
+                            check=0).stdout, places=False)
+            for d in self.dirs.values())
+        assert ours == theirs
 
     def same_image(self, image, fmt="qcow2"):
         """What the two made holds the same data and is clean, by both checks.

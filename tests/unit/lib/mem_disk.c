@@ -58,7 +58,7 @@ static void record(struct mem_disk *d, bool flush, int64_t offset,
                    int64_t bytes)
 {
     if (d->log) {
-        struct mem_event e = {flush, offset, bytes, NULL};
+        struct mem_event e = {.flush = flush, .offset = offset, .bytes = bytes};
         if (!flush) {
             e.data = g_memdup2(d->data + offset, bytes);
         }
@@ -114,6 +114,14 @@ static int co_mem_flush(struct node *node)
     return 0;
 }
 
+static void set_length(struct node *node, int64_t size)
+{
+    if (size < node->length) {
+        memset(mem_disk_of(node)->data + size, 0, node->length - size);
+    }
+    node->length = size;
+}
+
 static bool co_mem_truncate(struct node *node, int64_t size, bool exact,
                             enum prealloc_mode prealloc, unsigned flags,
                             GError **error)
@@ -124,13 +132,22 @@ static bool co_mem_truncate(struct node *node, int64_t size, bool exact,
         return error_set_errno(error, ENOSPC, "Cannot resize");
     }
     pause_some(d);
-    if (size < node->length) {
-        memset(d->data + size, 0, node->length - size);
-    } else {
-        record(d, false, size, 0);
+    if (d->log) {
+        struct mem_event e = {.resize = true, .offset = size};
+        g_array_append_val(d->log, e);
     }
-    node->length = size;
+    set_length(node, size);
     return true;
+}
+
+void mem_disk_replay(struct node *node, const struct mem_event *e)
+{
+    if (e->resize) {
+        set_length(node, e->offset);
+    } else if (!e->flush) {
+        memcpy(mem_disk_of(node)->data + e->offset, e->data, e->bytes);
+        node->length = MAX(node->length, e->offset + e->bytes);
+    }
 }
 
 static void co_mem_close(struct node *node)

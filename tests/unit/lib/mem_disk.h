@@ -16,6 +16,7 @@
 
 struct mem_event {
     bool flush;
+    bool resize; /* to `offset` bytes */
     int64_t offset, bytes;
     uint8_t *data;
 };
@@ -37,6 +38,8 @@ struct mem_disk {
 struct node *co_mem_disk(const char *name);
 struct mem_disk *mem_disk_of(struct node *node);
 void mem_disk_record(struct node *node);
+/* Does to the disk what was recorded, once more. */
+void mem_disk_replay(struct node *node, const struct mem_event *e);
 /* Copies the content to a file of the host. */
 void mem_disk_save(struct node *node, const char *path);
 void mem_disk_load(struct node *node, const char *path);

@@ -141,7 +141,7 @@ static bool co_ram_truncate(struct node *node, int64_t size, bool exact,
                             GError **error)
 {
     struct ram_node *r = of(node);
-    if (!co_node_hide_backing(node, size, 1, error)) {
+    if (!co_node_hide_backing(node, size, error)) {
         return false;
     }
     int ret = enter(node, RAM_TRUNCATE, 0, 0, NULL, flags);
