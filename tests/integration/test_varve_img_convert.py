@@ -116,6 +116,23 @@ def test_on_top_of_a_backing_file(images):
         run("qemu-img", directory, "compare", "q", "o", check=0)
 
 
+@pytest.mark.parametrize("more", ["", "-S 0", "-c", "-o compat=0.10"])
+def test_zeroes_of_a_source_hide_the_target_s_backing_file(twin, more):
+    twin.create("alone", "4M")
+    twin.io("alone", "write -P 1 3M 100k")
+    twin.create("base", "4M")
+    twin.io("base", "write -P 2 0 4M")
+    for directory in twin.dirs.values():
+        run("qemu-img", directory, "create", "-q", "-f", "qcow2", "-b", "base",
+            "-F", "qcow2", "over", check=0)
+    twin.io("over", "write -z 1M 1M", "write -P 3 2M 64k")
+    for source in ("alone", "over"):
+        twin.same("convert", "-O", "qcow2", *more.split(), "-B", "base", "-F",
+                  "qcow2", source, "o")
+        twin.same_image("o")
+        run("varve-img", twin.ours, "compare", source, "o", check=0)
+
+
 def test_wrong_arguments(images):
     for args in (
             "", "r", "-B x r s o", "-O raw -B base -F qcow2 r o",

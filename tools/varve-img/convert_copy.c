@@ -243,10 +243,11 @@ static int co_extent(struct convert *c, int64_t offset, int64_t *bytes,
     if (ret < 0) {
         return convert_error(c, "reading block status", offset, ret);
     }
-    if (c->backing_file && !(flags & BLOCK_ALLOCATED)) {
-        *kind = EXTENT_BEHIND;
-    } else if (!(flags & BLOCK_ZERO) || !c->sparse) {
-        *kind = EXTENT_DATA;
+    /* Zeroes first: they may come from there being nothing behind the source,
+     * and then the target's backing file must not show. */
+    if (!(flags & BLOCK_ZERO)) {
+        *kind = c->backing_file && !(flags & BLOCK_ALLOCATED) ? EXTENT_BEHIND
+                                                              : EXTENT_DATA;
     }
     return 0;
 }
