@@ -17,6 +17,7 @@
 enum change {
     CHANGE_ZERO,       /* reads as zeroes, keeps its cluster */
     CHANGE_ZERO_UNMAP, /* reads as zeroes, gives its cluster back */
+    CHANGE_ZERO_NEW,   /* reads as zeroes; only where nothing is allocated */
     CHANGE_DISCARD,
     CHANGE_UNMAP, /* nothing is left */
 };
@@ -45,6 +46,9 @@ static bool new_subclusters(enum change change, bool compressed,
                             const struct words *old, uint32_t mask,
                             struct words *next)
 {
+    if (change == CHANGE_ZERO_NEW && (compressed || (old->bitmap & mask))) {
+        return false;
+    }
     if (mask == UINT32_MAX) {
         bool keep = change == CHANGE_ZERO && !compressed;
         *next = (struct words){keep ? old->entry : 0, QCOW2_BITMAP_ZEROES};
@@ -68,12 +72,13 @@ static bool new_words(const struct qcow2 *s, enum change change,
         *next = (struct words){0};
         return true;
     }
-    if (m.type == CLUSTER_UNALLOCATED && !old->bitmap && !backing) {
+    if (m.type == CLUSTER_UNALLOCATED && !old->bitmap && !backing &&
+        (change == CHANGE_DISCARD || s->version < 3)) {
         return true;
     }
     if (s->version < 3) {
         next->entry = 0;
-        return change != CHANGE_ZERO && !backing;
+        return change != CHANGE_ZERO_NEW && !backing;
     }
     bool compressed = m.type == CLUSTER_COMPRESSED;
     if (s->extended) {
@@ -81,7 +86,8 @@ static bool new_words(const struct qcow2 *s, enum change change,
     }
     bool keep = change == CHANGE_ZERO && !compressed;
     next->entry = keep ? old->entry | QCOW2_ZERO : QCOW2_ZERO;
-    return true;
+    return change != CHANGE_ZERO_NEW || m.type == CLUSTER_UNALLOCATED ||
+           m.type == CLUSTER_ZERO_PLAIN;
 }
 
 /* What becomes of the entry at guest offset `at`, as far as [at, end) goes in
@@ -145,7 +151,9 @@ static int co_slice_alone(struct qcow2 *s, int64_t offset, int64_t bytes,
         if (ret < 0) {
             return ret;
         }
-        bool nothing = change == CHANGE_UNMAP || !s->node->backing;
+        bool nothing =
+            change == CHANGE_UNMAP ||
+            (!s->node->backing && (change == CHANGE_DISCARD || s->version < 3));
         if (!*slice && nothing) {
             /* An allocation in flight makes its table first. */
             return 0;
@@ -161,12 +169,24 @@ static int co_slice_alone(struct qcow2 *s, int64_t offset, int64_t bytes,
     return 0;
 }
 
+/* -ENOTSUP unless nothing is allocated there. */
+static int co_check_new(struct qcow2 *s, int64_t offset, int64_t bytes)
+{
+    struct mapping m;
+    int ret = co_qcow2_map(s, offset, bytes, &m, MAP_READ);
+
+    return ret < 0 || (m.type == CLUSTER_UNALLOCATED && m.bytes == bytes)
+               ? ret
+               : -ENOTSUP;
+}
+
 /* The same with a data file. What happens there happens as an allocation in
  * flight, so that no write gets in between. */
 static int co_change_external(struct qcow2 *s, int64_t offset, int64_t bytes,
                               enum change change)
 {
-    bool unmap = change != CHANGE_ZERO, data = change != CHANGE_UNMAP;
+    bool unmap = change != CHANGE_ZERO && change != CHANGE_ZERO_NEW;
+    bool data = change != CHANGE_UNMAP;
     struct allocation a = {.offset = align_down(offset, s->cluster_size),
                            .end = align_up(offset + bytes, s->cluster_size)};
     struct meta_entry *slice;
@@ -174,13 +194,17 @@ static int co_change_external(struct qcow2 *s, int64_t offset, int64_t bytes,
     while (co_qcow2_wait_allocation(s, a.offset, a.end - a.offset)) {
     }
     qcow2_allocation_begin(s, &a);
-    int ret = data ? co_qcow2_external_zeroes(s, offset, bytes,
-                                              unmap ? REQ_MAY_UNMAP : 0)
-                   : 0;
+    int ret = change == CHANGE_ZERO_NEW ? co_check_new(s, offset, bytes) : 0;
+    if (ret == 0 && data) {
+        ret = co_qcow2_external_zeroes(s, offset, bytes,
+                                       unmap ? REQ_MAY_UNMAP : 0);
+    }
     if (ret == 0) {
         ret = co_qcow2_slice_if_any(s, offset, &slice);
     }
-    if (ret == 0 && (slice || (data && s->node->backing))) {
+    bool entries = data && (s->node->backing ||
+                            (change != CHANGE_DISCARD && s->version >= 3));
+    if (ret == 0 && (slice || entries)) {
         ret = co_qcow2_slice_for_write(s, offset, &slice);
         if (ret == 0) {
             ret = change_entries(s, slice, offset, offset + bytes, change);
@@ -233,20 +257,53 @@ static int co_change(struct qcow2 *s, int64_t offset, int64_t bytes,
 
 /* ---- requests ------------------------------------------------------------ */
 
-/* Part of a unit: nothing to do if it reads as zeroes, else the engine
- * writes them. */
+/* True if the backing chain has nothing but zeroes there. */
+static bool co_backing_zero(struct qcow2 *s, int64_t offset, int64_t end)
+{
+    struct block_status status;
+
+    while (offset < end && qcow2_backing_covers(s, offset)) {
+        if (co_node_status_above(s->node->backing->child, NULL, false, true,
+                                 offset, end - offset, &status, NULL) < 0 ||
+            !(status.flags & BLOCK_ZERO)) {
+            return false;
+        }
+        offset += status.bytes;
+    }
+    return true;
+}
+
+/* Part of a unit: nothing to do if it reads as zeroes already; the whole unit
+ * becomes zeroes if the rest of it reads so, too; else the engine writes them.
+ */
 static int co_zero_part(struct qcow2 *s, int64_t offset, int64_t bytes)
 {
+    int64_t unit = INT64_C(1) << s->sub_bits;
+    int64_t from = align_down(offset, unit);
+    int64_t to = min_i64(align_up(offset + bytes, unit), s->node->length);
     struct mapping m;
 
     int ret = co_qcow2_map(s, offset, bytes, &m, MAP_READ);
     if (ret < 0) {
         return ret;
     }
-    bool zero =
-        m.type == CLUSTER_ZERO_PLAIN || m.type == CLUSTER_ZERO_ALLOC ||
-        (m.type == CLUSTER_UNALLOCATED && !qcow2_backing_covers(s, offset));
-    return zero && m.bytes == bytes ? 0 : -ENOTSUP;
+    if (m.bytes < bytes) {
+        return -ENOTSUP;
+    }
+    if (m.type == CLUSTER_ZERO_PLAIN || m.type == CLUSTER_ZERO_ALLOC) {
+        return 0;
+    }
+    if (m.type != CLUSTER_UNALLOCATED) {
+        return -ENOTSUP;
+    }
+    if (s->version < 3) {
+        return qcow2_backing_covers(s, offset) ? -ENOTSUP : 0;
+    }
+    if (!co_backing_zero(s, from, offset) ||
+        !co_backing_zero(s, offset + bytes, to)) {
+        return -ENOTSUP;
+    }
+    return co_change(s, from, align_up(to, unit) - from, CHANGE_ZERO_NEW);
 }
 
 /* Bytes that can be changed without data if the format changes `unit` bytes as
