@@ -140,6 +140,10 @@ bool qcow2_check_options(const struct qcow2 *s,
     if (o->encrypt) {
         return error_set(error, "Parameter 'encrypt' is not supported");
     }
+    if (o->lazy_refcounts && s->version < 3) {
+        return error_set(error, "Lazy refcounts require a qcow2 image with at "
+                                "least qemu 1.1 compatibility level");
+    }
     return parse_cache_sizes(s, o, &c, error);
 }
 

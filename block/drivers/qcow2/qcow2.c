@@ -236,6 +236,10 @@ static bool co_qcow2_change_backing(struct node *node, const char *file,
     if (file && strlen(file) > QCOW2_MAX_BACKING_NAME) {
         return error_set(error, "Backing file name too long");
     }
+    /* Its data file is to be all that the guest sees. */
+    if (file && *file && ((struct qcow2 *)node->state)->external_raw) {
+        return error_set(error, "%s", g_strerror(EINVAL));
+    }
     if (!co_qcow2_edit_header(node->state, put_backing, &b, error)) {
         return false;
     }
