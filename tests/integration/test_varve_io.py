@@ -6,6 +6,7 @@ import subprocess
 import pytest
 
 from lib import program
+from lib.random_operations import merged_map
 
 ENV = dict(os.environ, LC_ALL="C.UTF-8")
 
@@ -192,22 +193,32 @@ QCOW2 = {
                 "discard 1000 100", "read -P 0xcd 0 64k"],
     "truncate": ["truncate 2M", "length", "write 1M 64k", "read -P 0xcd 1M 64k",
                  "read -P 0 2047k 1k"],
+    "zeroes where nothing was": [
+        "write -z 0 64k", "write -z 128k 512", "write -zu 200000 1",
+        "write -zf 960k 64k", "write 512k 64k", "write -z 512k 1k",
+        "write -z 500k 100k", "write -z 1048000 576", "read -P 0 0 512k"],
     "in the background": ["aio_write -P 1 0 512k", "aio_flush",
                           "aio_write -z 64k 64k", "aio_flush",
                           "read -P 1 0 64k", "read -P 0 64k 64k", "flush"],
 }
 
 
-@pytest.mark.parametrize("name", ["plain.qcow2", "top.qcow2", "sub.qcow2"])
+@pytest.mark.parametrize("name", ["plain.qcow2", "top.qcow2", "sub.qcow2",
+                                  "old.qcow2"])
 @pytest.mark.parametrize("run", QCOW2)
 def test_same_on_qcow2(sides, run, name):
     for directory in sides:
         for args in (["plain.qcow2", "1M"],
                      ["-o", "extended_l2=on", "sub.qcow2", "1M"],
+                     ["-o", "compat=0.10", "old.qcow2", "1M"],
                      ["-b", "plain.qcow2", "-F", "qcow2", "top.qcow2"]):
             subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", *args],
                            cwd=directory, check=True)
     compare(sides, ["-f", "qcow2", name, *commands(*QCOW2[run])])
+    maps = [subprocess.run(["qemu-img", "map", "--output=json", name],
+                           cwd=directory, capture_output=True, text=True,
+                           check=True).stdout for directory in sides]
+    assert merged_map(maps[0]) == merged_map(maps[1])
     subprocess.run(["qemu-img", "check", "-q", name], cwd=sides[0], check=True)
     subprocess.run(["qemu-img", "compare", "-q", sides[0] / name,
                     sides[1] / name], check=True)
