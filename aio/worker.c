@@ -22,17 +22,18 @@
 #define WORKERS_MAX  64
 #define IDLE_SECONDS 10
 
-struct job {
+struct worker_job {
     struct mail home;
     int (*fn)(void *opaque);
     void *opaque;
     int result;
     struct coroutine *co;
-    struct job *next;
+    struct worker_lane *lane;
+    struct worker_job *next;
 };
 
 struct job_queue {
-    struct job *first, **last;
+    struct worker_job *first, **last;
     unsigned count;
 };
 
@@ -134,14 +135,59 @@ static void call_help(struct help help)
     }
 }
 
-/* ---- the threads ---- */
-
 static void job_home(void *opaque)
 {
-    struct job *job = opaque;
+    struct worker_job *job = opaque;
 
     co_wake(job->co);
 }
+
+/* ---- lanes ---- */
+
+/* True if job has to wait behind others of the lane. */
+static bool lane_enter(struct worker_lane *lane, struct worker_job *job)
+{
+    pthread_mutex_lock(&lock);
+    bool wait = lane->busy;
+    if (!wait) {
+        lane->busy = true;
+    } else if (lane->first) {
+        lane->last->next = job;
+    } else {
+        lane->first = job;
+    }
+    lane->last = job;
+    pthread_mutex_unlock(&lock);
+    return wait;
+}
+
+/* What comes after a job of the lane, or NULL. */
+static struct worker_job *lane_next(struct worker_lane *lane)
+{
+    pthread_mutex_lock(&lock);
+    struct worker_job *next = lane->first;
+    if (next) {
+        lane->first = next->next;
+    } else {
+        lane->busy = false;
+    }
+    pthread_mutex_unlock(&lock);
+    return next;
+}
+
+/* Runs a job, and those that come in its lane meanwhile. Without the lock. */
+static void run_job(struct worker_job *job)
+{
+    while (job) {
+        job->result = job->fn(job->opaque);
+        /* Neither job nor lane need be there once it is home. */
+        struct worker_job *next = job->lane ? lane_next(job->lane) : NULL;
+        loop_post(co_loop(job->co), &job->home);
+        job = next;
+    }
+}
+
+/* ---- the threads ---- */
 
 /* Waits for work; false when there was none for long. */
 static bool wait_for_work(void)
@@ -168,7 +214,7 @@ static bool wait_for_work(void)
 static void run_jobs(bool wait)
 {
     while (queue.first || (wait && wait_for_work())) {
-        struct job *job = queue.first;
+        struct worker_job *job = queue.first;
         queue.first = job->next;
         queue.count--;
         if (!queue.first) {
@@ -177,8 +223,7 @@ static void run_jobs(bool wait)
         struct help help = plan_help(wait ? 1 : 0);
         pthread_mutex_unlock(&lock);
         call_help(help);
-        job->result = job->fn(job->opaque);
-        loop_post(co_loop(job->co), &job->home);
+        run_job(job);
         pthread_mutex_lock(&lock);
     }
 }
@@ -239,20 +284,29 @@ static struct worker_client *client_new(struct loop *loop)
     return c;
 }
 
-int co_worker(int (*fn)(void *opaque), void *opaque)
+int co_worker_in(struct worker_lane *lane, int (*fn)(void *opaque),
+                 void *opaque)
 {
     struct loop *loop = loop_tls;
     assert(co_inside());
     struct worker_client *c = loop->slots[LOOP_SLOT_WORKER];
-    struct job job = {.fn = fn, .opaque = opaque, .co = co_self()};
+    struct worker_job job = {
+        .fn = fn, .opaque = opaque, .co = co_self(), .lane = lane};
 
     if (!c) {
         c = client_new(loop);
     }
     job.home = (struct mail){.fn = job_home, .opaque = &job};
-    *c->batch.last = &job;
-    c->batch.last = &job.next;
-    c->batch.count++;
+    if (!lane || !lane_enter(lane, &job)) {
+        *c->batch.last = &job;
+        c->batch.last = &job.next;
+        c->batch.count++;
+    }
     co_yield ();
     return job.result;
+}
+
+int co_worker(int (*fn)(void *opaque), void *opaque)
+{
+    return co_worker_in(NULL, fn, opaque);
 }

@@ -248,6 +248,18 @@ void co_node_discard(struct node *node)
 
 /* ---- chains ---- */
 
+void node_expect_bulk(struct node *node)
+{
+    struct edge *edge;
+
+    node->bulk = true;
+    LIST_FOREACH (edge, &node->children, in_children) {
+        if (edge->roles & (ROLE_DATA | ROLE_METADATA | ROLE_FILTERED)) {
+            node_expect_bulk(edge->child);
+        }
+    }
+}
+
 bool node_is_filter(const struct node *node)
 {
     return node->driver->kind == DRIVER_FILTER;

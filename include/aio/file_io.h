@@ -31,6 +31,10 @@ int co_uring(int fd, enum file_io_op op, int64_t offset, const struct iov *iov);
 /* A worker thread doing preadv/pwritev/fdatasync. */
 int co_threaded(int fd, enum file_io_op op, int64_t offset,
                 const struct iov *iov);
+/* The same, as a job of a lane. */
+struct worker_lane;
+int co_threaded_in(struct worker_lane *lane, int fd, enum file_io_op op,
+                   int64_t offset, const struct iov *iov);
 /* preadv2(RWF_NOWAIT) at once, without suspending: 0, or -EAGAIN if not all of
  * it was in the page cache, -EOPNOTSUPP if the file system cannot say. */
 int file_io_read_inline(int fd, int64_t offset, const struct iov *iov);
@@ -47,5 +51,18 @@ bool file_io_have_libaio(void);
 /* Runs a blocking function on the worker pool and returns its result; workers
  * are shared by the process, made on demand and bounded. Suspends. */
 int co_worker(int (*fn)(void *opaque), void *opaque);
+
+/* Jobs that would only wait for one another, such as writes to one file: those
+ * of a lane run one at a time and in order, and the worker that has done one
+ * goes on with the next without being called. Zero is a lane; one without jobs
+ * may go away. */
+struct worker_job;
+struct worker_lane {
+    struct worker_job *first, *last; /* private: behind the one that runs */
+    bool busy;                       /* private */
+};
+/* NULL is no lane. */
+int co_worker_in(struct worker_lane *lane, int (*fn)(void *opaque),
+                 void *opaque);
 
 #endif

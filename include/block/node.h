@@ -38,6 +38,7 @@ struct node {
     bool read_only;
     bool no_flush; /* cache.no-flush: flush does nothing */
     bool discard;  /* discard=unmap: pass discards on */
+    bool bulk;     /* see node_expect_bulk() */
     enum blockdev_detect_zeroes_options detect_zeroes;
     struct edge *file;           /* primary or filtered child, or NULL */
     struct edge *backing;        /* COW child, or NULL */
@@ -91,6 +92,10 @@ struct node *node_find(const char *name, GError **error);
  */
 struct node *node_lookup(const char *device, const char *node_name,
                          GError **error);
+
+/* From now on the node is a target of copies that keep several writes in
+ * flight: what lies below may trade the latency of one for their rate. */
+void node_expect_bulk(struct node *node);
 
 bool node_is_filter(const struct node *node);
 /* The first node at or below that is no filter. */

@@ -67,7 +67,7 @@ static void co_one_op(struct model *m, GRand *rand, int64_t grain)
     m->length = max_i64(m->length, offset + bytes);
 }
 
-static void co_check_engine(const char *dir, const char *options)
+static void co_check_engine(const char *dir, const char *options, bool bulk)
 {
     g_autofree char *path = new_file(dir, 10000, 0);
     GRand *rand = g_rand_new_with_seed(7);
@@ -75,6 +75,9 @@ static void co_check_engine(const char *dir, const char *options)
 
     m->length = 10000;
     m->node = co_node("driver=file,filename=%s,%s", path, options);
+    if (bulk) {
+        node_expect_bulk(m->node);
+    }
     for (int i = 0; i < 150; i++) {
         co_one_op(m, rand, i % 3 ? 512 : 1);
     }
@@ -95,9 +98,10 @@ static void co_check_engine(const char *dir, const char *options)
 static void co_every_engine_keeps_the_data(void *opaque)
 {
     for (size_t i = 0; i < G_N_ELEMENTS(engines); i++) {
-        co_check_engine(on_disk, engines[i]);
+        co_check_engine(on_disk, engines[i], false);
+        co_check_engine(on_disk, engines[i], true);
         if (!strstr(engines[i], "direct")) {
-            co_check_engine(in_memory, engines[i]);
+            co_check_engine(in_memory, engines[i], false);
         }
     }
 }

@@ -137,12 +137,74 @@ static void no_job_is_left_lying(void **state)
     loop_free(loop);
 }
 
+/* ---- one behind the other ------------------------------------------------ */
+
+struct in_lane {
+    struct worker_lane lane;
+    int started; /* by the loop */
+    int running, done, together, out_of_order;
+};
+
+struct lane_job {
+    struct in_lane *l;
+    int number;
+};
+
+static int step(void *opaque)
+{
+    const struct lane_job *job = opaque;
+    struct in_lane *l = job->l;
+    l->together += l->running++ > 0;
+    l->out_of_order += job->number != l->done;
+    l->done++;
+    l->running--;
+    return job->number;
+}
+
+static int co_step(void *opaque)
+{
+    struct in_lane *l = opaque;
+
+    for (int i = 0; i < 5; i++) {
+        struct lane_job job = {l, l->started++};
+        assert_int_equal(co_worker_in(&l->lane, step, &job), job.number);
+        if (i % 2) {
+            co_pause();
+        }
+    }
+    return 0;
+}
+
+static void co_lane(void *opaque)
+{
+    for (int i = 0; i < 200; i++) {
+        struct in_lane l = {0};
+        struct co_pool pool = {.limit = 1 + i % 8};
+        for (int n = 0; n < 16; n++) {
+            co_pool_start(&pool, co_step, &l);
+        }
+        assert_int_equal(co_pool_wait(&pool), 0);
+        assert_int_equal(l.done, 16 * 5);
+        assert_int_equal(l.together, 0);
+        assert_int_equal(l.out_of_order, 0);
+    }
+}
+
+static void jobs_of_a_lane_run_one_at_a_time_and_in_order(void **state)
+{
+    struct loop *loop = loop_new("test", LOOP_CLOCK_REAL);
+
+    loop_run_co(loop, co_lane, NULL);
+    loop_free(loop);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_job_runs_on_another_thread_and_returns_its_result),
         cmocka_unit_test(jobs_that_block_get_a_thread_each),
         cmocka_unit_test(no_job_is_left_lying),
+        cmocka_unit_test(jobs_of_a_lane_run_one_at_a_time_and_in_order),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -81,6 +81,7 @@ static bool co_commit_parts(struct commit *o, GError **error)
                           error)) {
         return false;
     }
+    node_expect_bulk(target);
     int ret = co_layer_copy(&copy);
     if (ret == 0) {
         ret = co_backend_flush(o->target);

@@ -161,6 +161,7 @@ static bool co_open_target(struct convert *c)
                    "a backing file");
         return false;
     }
+    node_expect_bulk(c->dst->node);
     c->target_is_zero =
         c->target_is_zero || (!c->existing && !behind && c->sparse &&
                               new_reads_as_zeroes(c->dst->node));

@@ -196,6 +196,7 @@ static int co_keep_content(struct rebase *o)
 {
     int64_t length = o->image->node->length;
 
+    node_expect_bulk(o->image->node);
     o->pool.limit = TASKS;
     for (int64_t at = 0, n; at < length && !o->failed; at += n) {
         n = length - at;

@@ -33,7 +33,8 @@ struct file_state {
     int64_t watch_until_ns; /* an inline write was slow: see what the next do */
     int64_t slow_until_ns;  /* inline writes blocked: workers until then */
     int64_t slow_for_ns;    /* how long that is */
-    unsigned inline_ops;    /* done at once since the loop was last let go on */
+    struct worker_lane bulk_writes;
+    unsigned inline_ops; /* done at once since the loop was last let go on */
     int64_t inline_bytes;
 
     /* The page cache lost writes, a flush was told so, and the kernel tells

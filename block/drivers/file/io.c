@@ -11,6 +11,10 @@
  * waits, so everything but long copies is done at once. O_DIRECT goes through
  * libaio.
  *
+ * A target of copies (node_expect_bulk()) is written by one worker while this
+ * thread reads: the kernel lets one writer at a time into a file anyway, so
+ * more would wait for one another.
+ *
  * Who does everything at once never suspends, and could keep the loop for ever:
  * a copying job would. So every so often a request that was done at once lets
  * the loop go on before it returns.
@@ -29,6 +33,8 @@
 enum {
     /* Longer copies hold the loop up; several workers do them side by side. */
     INLINE_MAX = 256 * 1024,
+    /* Shorter ones are done before a worker has woken up. */
+    BULK_MIN = 32 * 1024,
     MISSES_BEFORE_SKIPPING = 8,
     MAX_SKIP = 64,
     /* Done at once before the loop is let go on. */
@@ -204,13 +210,18 @@ int co_file_pwritev(struct node *node, int64_t offset, int64_t bytes,
     if ((flags & REQ_FUA) && !s->in_memory) {
         return co_write_fua(s, offset, iov);
     }
+    bool ours = s->engine == FILE_ENGINE_AUTO && !s->direct;
+    if (node->bulk && ours && bytes >= BULK_MIN) {
+        return co_threaded_in(&s->bulk_writes, s->fd, FILE_IO_WRITE, offset,
+                              iov);
+    }
     if (may_do_at_once(s, bytes)) {
         int ret = write_at_once(node, offset, iov);
         if (ret != -EAGAIN) {
             return co_done_at_once(s, bytes, ret);
         }
     }
-    if (s->engine == FILE_ENGINE_AUTO && !s->direct) {
+    if (ours) {
         return co_threaded(s->fd, FILE_IO_WRITE, offset, iov);
     }
     return engine_of(s)(s->fd, FILE_IO_WRITE, offset, iov);
