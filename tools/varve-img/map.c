@@ -30,7 +30,7 @@ struct map_piece {
 
 /* As far as needed down the chain: to the layer that knows the content. What a
  * layer leaves to one that is not there, or that ends before, is zeroes of its
- * own. */
+ * own. A hole that may read as anything counts as not there. */
 static int co_get_piece(struct node *node, int64_t start, int64_t bytes,
                         struct map_piece *e)
 {
@@ -43,16 +43,17 @@ static int co_get_piece(struct node *node, int64_t start, int64_t bytes,
             return ret;
         }
         struct node *below = node_backing_chain_next(node);
-        bool deferred = !(status.flags & (BLOCK_ZERO | BLOCK_DATA));
+        bool known = status.flags & (BLOCK_ZERO | BLOCK_DATA);
+        bool deferred = !known && !(status.flags & BLOCK_ALLOCATED);
         bool ends = !below || start >= below->length;
         *e = (struct map_piece){
             .start = start,
             .bytes = status.bytes,
             .depth = depth,
-            .present = status.flags & BLOCK_ALLOCATED,
+            .present = known && status.flags & BLOCK_ALLOCATED,
             .zero = status.flags & BLOCK_ZERO || deferred,
             .data = status.flags & BLOCK_DATA,
-            .has_offset = status.flags & BLOCK_OFFSET_VALID,
+            .has_offset = known && status.flags & BLOCK_OFFSET_VALID,
         };
         if (!deferred || ends) {
             break;
