@@ -1,5 +1,7 @@
 """The driver nbd: disks that an NBD server exports."""
 import json
+import queue
+import socket
 import subprocess
 import threading
 import time
@@ -7,7 +9,7 @@ import time
 import pytest
 
 from lib import Oracle, Varved, images, program
-from lib.nbd import NbdServer
+from lib.nbd import NbdScript, NbdServer
 from lib.twin import NAMES, run
 
 MIB = 1 << 20
@@ -117,10 +119,10 @@ def test_requests_reach_the_image(serve, tmp_path, tcp):
 def test_long_requests_are_split(serve, tmp_path):
     path = tmp_path / "d"
     with open(path, "wb") as f:
-        f.truncate(256 * MIB)
+        f.truncate(64 * MIB)
     server = serve(path)
-    io(server.uri(), "write -P 5 1M 100M", "read -P 5 1M 100M",
-       "write -z 30M 65M", "read -P 0 30M 65M", "read -P 5 95M 6M")
+    io(server.uri(), "write -P 5 1M 40M", "read -P 5 1M 40M",
+       "write -z 3M 35M", "read -P 0 3M 35M", "read -P 5 38M 3M")
 
 
 def test_an_export_keeps_its_size(serve, raw, tmp_path):
@@ -264,3 +266,264 @@ def test_the_same_queries_as_elsewhere(serve, raw, pair):
         said.append(node)
         daemon.command("blockdev-del", node_name="n")
     assert said[0] == said[1]
+
+
+def test_a_bitmap_is_shown_as_holes(serve, start, tmp_path):
+    path = tmp_path / "d.qcow2"
+    images.create(path, SIZE)
+    images.qemu_img("bitmap", "--add", "-g", "64k", path, "b")
+    subprocess.run([program("qemu-io"), "-c", "write 1M 64k", "-c",
+                    "write 5M 1M", path], check=True,
+                   stdout=subprocess.DEVNULL)
+    server = serve(path, "-B", "b", image_format="qcow2")
+    context = "qemu:dirty-bitmap:b"
+    out = both(tmp_path, "map", "--output=json", "--image-opts",
+               f"driver=nbd,path={server.path},x-dirty-bitmap={context}")[1]
+    assert [(e["start"], e["length"]) for e in out if not e["data"]] == [
+        (MIB, 65536), (5 * MIB, MIB)]
+    done = run("varve-img", tmp_path, "info", "--image-opts",
+               f"driver=nbd,path={server.path},x-dirty-bitmap=no:such", check=1)
+    assert done.stderr.endswith(": Server has no metadata context 'no:such'\n")
+
+
+def test_a_node_moves_between_threads(serve, raw, start):
+    server = serve(raw)
+    daemon = start(Varved, "--object", "iothread,id=i")
+    add(daemon, server)
+    for _ in range(3):
+        daemon.command("block-export-add", id="e", type="vhost-user-blk",
+                       node_name="n", iothread="i", writable=True,
+                       addr={"type": "unix", "path": daemon.path("s")})
+        assert qemu_io(daemon, "n", "write -P 5 1M 64k").startswith("wrote")
+        daemon.command("block-export-del", id="e")
+        daemon.qmp.wait_event("BLOCK_EXPORT_DELETED")
+        assert qemu_io(daemon, "n", "read -P 5 1M 64k").startswith("read")
+    daemon.command("blockdev-del", node_name="n")
+
+
+# ---- a server that goes and comes --------------------------------------------
+
+def aside(daemon, *args):
+    """qemu_io() in a thread, on another connection; the answer, called, waits
+    for it."""
+    said = []
+    session = daemon.connect(socket=1)
+    thread = threading.Thread(target=lambda: said.append(
+        qemu_io(session, *args)))
+    thread.start()
+
+    def answer():
+        thread.join(60)
+        return said[0]
+    return answer
+
+
+class Pausing(NbdScript):
+    """Keeps what arrives, and does nothing about it while `held`."""
+
+    def __init__(self, path):
+        self.held, self.arrived = False, queue.Queue()
+        super().__init__(path, SIZE)
+
+    def answer(self, conn, request):
+        self.arrived.put(request)
+        if not self.held:
+            super().answer(conn, request)
+
+
+@pytest.fixture
+def pausing(tmp_path):
+    with Pausing(str(tmp_path / "p")) as server:
+        yield server
+
+
+def test_a_lost_server_fails_requests_until_it_is_back(pausing, start):
+    daemon = start(Varved)
+    add(daemon, pausing)
+    pausing.held = True
+    answer = aside(daemon, "n", "write -P 3 2M 64k")
+    assert pausing.arrived.get(timeout=30).offset == 2 * MIB
+    pausing.close()
+    assert answer() == "write failed: Input/output error\n"
+    assert qemu_io(daemon, "n", "read 0 4k") == \
+        "read failed: Input/output error\n"
+    pausing.held = False
+    pausing.open()
+    eventually(lambda: qemu_io(daemon, "n", "read -P 0 2M 4k").startswith(
+        "read 4096/4096"))
+    daemon.command("blockdev-del", node_name="n")
+
+
+def test_requests_wait_for_the_server_and_are_done_anew(pausing, start):
+    daemon = start(Varved)
+    add(daemon, pausing, reconnect_delay=60)
+    pausing.held = True
+    answer = aside(daemon, "n", "write -P 3 2M 64k")
+    pausing.arrived.get(timeout=30)
+    pausing.close()
+    pausing.held = False
+    pausing.open()
+    assert answer().startswith("wrote 65536/65536")
+    assert pausing.data[2 * MIB:2 * MIB + 65536] == b"\3" * 65536
+    assert qemu_io(daemon, "n", "read -P 3 2M 64k").startswith("read")
+    daemon.command("blockdev-del", node_name="n")
+
+
+def test_patience_ends(pausing, start):
+    daemon = start(Varved)
+    add(daemon, pausing, reconnect_delay=1)
+    pausing.close()
+    begin = time.monotonic()
+    assert qemu_io(daemon, "n", "write 0 4k") == \
+        "write failed: Input/output error\n"
+    assert time.monotonic() - begin < 20
+    daemon.command("blockdev-del", node_name="n")
+
+
+def test_a_move_waits_for_the_server(pausing, start):
+    daemon = start(Varved, "--object", "iothread,id=i")
+    add(daemon, pausing, reconnect_delay=60)
+    pausing.close()
+    answer = aside(daemon, "n", "write -P 3 2M 64k")
+    daemon.qmp.send({"execute": "block-export-add", "arguments": {
+        "id": "e", "type": "vhost-user-blk", "node-name": "n", "iothread": "i",
+        "addr": {"type": "unix", "path": daemon.path("s")}}})
+    pausing.open()
+    assert daemon.qmp.answer() == {"return": {}}
+    assert answer().startswith("wrote 65536/65536")
+    assert qemu_io(daemon, "n", "read -P 3 2M 64k").startswith("read")
+
+
+def test_another_export_is_not_the_same_disk(pausing, start):
+    daemon = start(Varved)
+    add(daemon, pausing)
+    pausing.close()
+    pausing.data = pausing.data[:8 * MIB]
+    pausing.open()
+    assert qemu_io(daemon, "n", "read 0 4k") == \
+        "read failed: Input/output error\n"
+    assert "Export has 8388608 bytes now, and had 16777216" in daemon.stderr()
+
+
+def test_open_waits_for_a_server_that_comes(tmp_path):
+    path = str(tmp_path / "s")
+    done = run_io(f"driver=nbd,path={path},open-timeout=1", "read 0 4k",
+                  flags=["--image-opts"])
+    assert "Failed to connect" in done.stderr
+    later = threading.Timer(0.2, lambda: NbdScript(path, SIZE))
+    later.start()
+    io(f"driver=nbd,path={path},open-timeout=60", "read -P 0 0 4k",
+       flags=["--image-opts"])
+
+
+def test_a_socket_that_was_given(tmp_path, raw):
+    with NbdScript(str(tmp_path / "s"), SIZE) as server:
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(server.path)
+            done = subprocess.run(
+                [program("varve-io"), "-c", "read -P 0 0 64k", "--image-opts",
+                 f"driver=nbd,server.type=fd,server.str={client.fileno()}"],
+                pass_fds=[client.fileno()], capture_output=True, text=True,
+                timeout=60)
+    assert done.returncode == 0 and "failed" not in done.stdout, done.stderr
+
+
+# ---- a server that breaks the rules ------------------------------------------
+
+def refused(path, options=""):
+    """What varve-io says of a server that cannot be used."""
+    done = run_io(f"driver=nbd,path={path}{options}", "read 0 4k",
+                  flags=["--image-opts"])
+    assert done.returncode == 1, (done.stdout, done.stderr)
+    return done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("size, blocks, said", [
+    (1 << 63, (1, 4096, 1 << 25), "Export is too large"),
+    ((1 << 63) - 512, (1, 4096, 1 << 25), "Export is too large"),
+    (SIZE + 1, (512, 4096, 1 << 25), "Export length 16777217 is not a multiple "
+                                     "of the minimum block size 512"),
+])
+def test_sizes_that_make_no_sense(tmp_path, size, blocks, said):
+    path = str(tmp_path / "s")
+    with NbdScript(path, SIZE, shown=size, blocks=blocks):
+        assert said in refused(path)
+
+
+@pytest.mark.parametrize("greeting", [b"", b"NBDMAGIC", b"x" * 65536,
+                                      b"NBDMAGICIHAVEOPT\0\3" + b"y" * 4096],
+                         ids=["nothing", "half", "noise", "odd options"])
+def test_a_greeting_that_makes_no_sense(tmp_path, greeting):
+    class Odd(NbdScript):
+        def negotiate(self, conn):
+            conn.sendall(greeting)
+            return False
+    path = str(tmp_path / "s")
+    with Odd(path, SIZE):
+        assert "handshake failed" in refused(path)
+
+
+def test_a_server_that_says_nothing(tmp_path):
+    class Silent(NbdScript):
+        def negotiate(self, conn):
+            conn.recv(1)
+            return False
+    path = str(tmp_path / "s")
+    with Silent(path, SIZE):
+        assert "does not answer" in refused(path, ",open-timeout=1")
+
+
+def extents(*pairs):
+    class Telling(NbdScript):
+        def status(self, request):
+            return [n for pair in pairs for n in pair]
+    return Telling
+
+
+@pytest.mark.parametrize("pairs, expected", [
+    # To its end, and not beyond what was asked.
+    ([(MIB, 3), (1 << 31, 0)], [(0, MIB, False), (MIB, 15 * MIB, True)]),
+    # Bits that the context does not have.
+    ([(SIZE, 0x80000000)], [(0, SIZE, True)]),
+    # Within a block of the server: that block is data.
+    ([(MIB + 1, 3), (SIZE, 0)], None),
+])
+def test_extents_are_believed_as_far_as_they_go(tmp_path, pairs, expected):
+    path = str(tmp_path / "s")
+    with extents(*pairs)(path, SIZE, blocks=(512, 4096, 1 << 25)):
+        out = json.loads(run("varve-img", tmp_path, "map", "--output=json",
+                             f"nbd:unix:{path}", check=0).stdout)
+        got = [(e["start"], e["length"], e["data"]) for e in out]
+        if expected:
+            assert got == expected
+        assert sum(e["length"] for e in out) == SIZE
+
+
+@pytest.mark.parametrize("pairs", [[(0, 3)], []])
+def test_extents_of_nothing_are_an_error(tmp_path, pairs):
+    path = str(tmp_path / "s")
+    with extents(*pairs)(path, SIZE):
+        done = run("varve-img", tmp_path, "map", f"nbd:unix:{path}", check=1)
+        assert "error" in done.stderr
+
+
+def test_replies_to_something_else_end_the_connection(tmp_path):
+    class Confused(NbdScript):
+        def answer(self, conn, request):
+            super().answer(conn, request._replace(cookie=12345))
+    path = str(tmp_path / "s")
+    with Confused(path, SIZE):
+        assert "Input/output error" in refused(path)
+
+
+def test_errors_of_the_server_are_passed_on(tmp_path):
+    class Full(NbdScript):
+        def perform(self, request):
+            return 28 if request.type == self.WRITE else \
+                super().perform(request)
+    path = str(tmp_path / "s")
+    with Full(path, SIZE):
+        done = run_io(f"nbd:unix:{path}", "write 0 4k")
+        assert "write failed: No space left on device" in \
+            done.stdout + done.stderr
+        io(f"nbd:unix:{path}", "read -P 0 0 4k")
