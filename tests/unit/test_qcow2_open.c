@@ -297,7 +297,9 @@ static void co_bad_options(void *opaque)
     co_refuse("cache-size=3,refcount-cache-size=2,l2-cache-size=1",
               "cache-size, l2-cache-size and refcount-cache-size may not be "
               "set at the same time");
-    co_refuse("l2-cache-size=-1", "Parameter 'l2-cache-size' is out of range");
+    co_refuse(
+        "l2-cache-size=-1",
+        "Parameter 'l2-cache-size' expects a non-negative number below 2^64");
     co_refuse("data-file.driver=null-co",
               "'data-file' can only be set for images with an external data "
               "file");

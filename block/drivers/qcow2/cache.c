@@ -33,24 +33,27 @@ void meta_cache_init(struct meta_cache *c, struct node *node,
     c->hash_bits = g_bit_storage(c->capacity * 2 - 1);
     c->buckets = g_new0(struct meta_entry *, (size_t)1 << c->hash_bits);
     c->entries = g_ptr_array_new();
+    cache_memory_init(&c->memory, node, slice_size, c->capacity);
     TAILQ_INIT(&c->dirty);
     TAILQ_INIT(&c->writing);
 }
 
-static void entry_free(struct meta_entry *e)
+static void entry_free(struct meta_cache *c, struct meta_entry *e)
 {
-    io_buffer_free(e->data);
-    io_buffer_free(e->frozen);
+    cache_memory_put(&c->memory, e->data);
+    cache_memory_put(&c->memory, e->frozen);
     g_free(e);
 }
 
 void meta_cache_destroy(struct meta_cache *c)
 {
+    meta_cache_clean_stop(c);
     for (unsigned i = 0; c->entries && i < c->entries->len; i++) {
-        entry_free(g_ptr_array_index(c->entries, i));
+        entry_free(c, g_ptr_array_index(c->entries, i));
     }
     if (c->entries) {
         g_ptr_array_free(c->entries, true);
+        cache_memory_destroy(&c->memory);
     }
     g_free(c->buckets);
     c->entries = NULL;
@@ -106,7 +109,7 @@ static struct meta_entry *evict(struct meta_cache *c)
 
 static struct meta_entry *entry_new(struct meta_cache *c)
 {
-    void *data = io_buffer_try_alloc(cache_file(c), c->slice_size);
+    void *data = cache_memory_get(&c->memory);
 
     if (!data) {
         return NULL;
@@ -114,6 +117,7 @@ static struct meta_entry *entry_new(struct meta_cache *c)
     struct meta_entry *e = g_new0(struct meta_entry, 1);
     e->data = data;
     g_ptr_array_add(c->entries, e);
+    meta_cache_clean_soon(c);
     return e;
 }
 
@@ -162,7 +166,7 @@ static int co_load(struct meta_cache *c, struct meta_entry *e)
     }
     co_queue_wake_all(&e->loaded);
     if (ret < 0) {
-        entry_free(e);
+        entry_free(c, e);
     }
     return ret;
 }
@@ -225,7 +229,7 @@ void meta_cache_drop(struct meta_cache *c, uint64_t key)
     }
     unhash(c, e);
     g_ptr_array_remove_fast(c->entries, e);
-    entry_free(e);
+    entry_free(c, e);
 }
 
 void meta_cache_forget(struct meta_cache *c)
@@ -233,6 +237,23 @@ void meta_cache_forget(struct meta_cache *c)
     while (c->entries->len) {
         const struct meta_entry *e = g_ptr_array_index(c->entries, 0);
         meta_cache_drop(c, e->key);
+    }
+}
+
+void meta_cache_drop_unused(struct meta_cache *c)
+{
+    unsigned i = 0;
+
+    while (i < c->entries->len) {
+        struct meta_entry *e = g_ptr_array_index(c->entries, i);
+        if (e->used || !evictable(e)) {
+            e->used = false;
+            i++;
+            continue;
+        }
+        unhash(c, e);
+        g_ptr_array_remove_index_fast(c->entries, i);
+        entry_free(c, e);
     }
 }
 
@@ -251,7 +272,7 @@ void meta_entry_change(struct meta_cache *c, struct meta_entry *e)
 {
     assert(!e->loading);
     if (G_UNLIKELY(e->writing && !e->frozen)) {
-        void *copy = io_buffer_try_alloc(cache_file(c), c->slice_size);
+        void *copy = cache_memory_get(&c->memory);
         if (!copy) {
             g_error("out of memory for a slice of %u bytes", c->slice_size);
         }
@@ -280,7 +301,7 @@ static void thaw(struct meta_cache *c, struct meta_entry *e, bool written)
 {
     TAILQ_REMOVE(&c->writing, e, write_link);
     e->writing = false;
-    io_buffer_free(e->frozen);
+    cache_memory_put(&c->memory, e->frozen);
     e->frozen = NULL;
     if (!written) {
         mark_dirty(c, e);

@@ -17,6 +17,7 @@
 #include <stdint.h>
 #include <sys/queue.h>
 #include "aio/colock.h"
+#include "aio/timer.h"
 
 struct node;
 
@@ -33,6 +34,14 @@ struct meta_entry {
 };
 TAILQ_HEAD(meta_list, meta_entry);
 
+/* see cache_memory.c */
+struct cache_memory {
+    struct node *node; /* whose "file" child reads into slices */
+    size_t slice_size;
+    char *base, *fresh, *end; /* NULL: all is from the heap */
+    GArray *free;             /* places that have been given back */
+};
+
 struct meta_cache {
     struct node *node; /* whose "file" child it is about */
     unsigned slice_size;
@@ -47,7 +56,12 @@ struct meta_cache {
     /* Makes dirty entries clean, for an eviction; 0 or -errno. */
     int (*co_clean)(void *opaque);
     void *opaque;
+    struct cache_memory memory;
     int load_event, write_event; /* enum blkdebug_event */
+    /* see cache_clean.c */
+    struct timer cleaner;
+    int64_t clean_ns; /* 0: never */
+    bool paused;
 };
 
 void meta_cache_init(struct meta_cache *c, struct node *node,
@@ -89,6 +103,30 @@ void meta_cache_forget(struct meta_cache *c);
 void meta_cache_drop(struct meta_cache *c, uint64_t key);
 /* True while the entry is being loaded or written. */
 bool meta_cache_busy(struct meta_cache *c, uint64_t key);
+
+/* Forgets those that are clean and were not used since the last time, or since
+ * the clock hand came by. Does not suspend. */
+void meta_cache_drop_unused(struct meta_cache *c);
+
+/* ---- cache_clean.c ---- */
+/* Does that again and again; 0: no longer. Seconds. */
+void meta_cache_clean_every(struct meta_cache *c, int64_t seconds);
+/* An entry has come; all are going. */
+void meta_cache_clean_soon(struct meta_cache *c);
+void meta_cache_clean_stop(struct meta_cache *c);
+/* While the node is drained nothing goes by itself. */
+void meta_cache_pause(struct meta_cache *c);
+void meta_cache_resume(struct meta_cache *c);
+
+/* ---- cache_memory.c ---- */
+void cache_memory_init(struct cache_memory *m, struct node *node,
+                       size_t slice_size, size_t slices);
+/* All slices must have been put back. */
+void cache_memory_destroy(struct cache_memory *m);
+/* A slice with any content; NULL without memory. */
+void *cache_memory_get(struct cache_memory *m);
+/* Takes it back; NULL is nothing. */
+void cache_memory_put(struct cache_memory *m, void *slice);
 
 /* What is dirty now becomes what co_meta_cache_write() writes; the caller lets
  * one coroutine at a time do both. Does not suspend. */

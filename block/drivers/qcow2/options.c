@@ -5,36 +5,41 @@
  * "none" switches the guard of metadata off, any other mode guards all that the
  * driver knows; pass-discard-* say which freed clusters are discarded in the
  * file. lazy-refcounts is shown and kept, but changes nothing: refcounts are
- * written in batches anyway. cache-clean-interval is accepted; the caches take
- * memory only as they fill. Does not suspend.
+ * written in batches anyway. The caches take memory only as they fill, and
+ * cache-clean-interval says when they give it back (cache_clean.c).
  */
 #include "block/drivers/qcow2/qcow2.h"
 
 #include <inttypes.h>
+#include <limits.h>
 #include "util/error.h"
 
 #define L2_CACHE_DEFAULT (32 << 20)
 #define RB_CACHE_DEFAULT (1 << 20)
 #define SLICE_DEFAULT    4096
-#define CACHE_MAX        (INT64_C(1) << 36)
+#define CLEAN_DEFAULT    600  /* seconds */
 #define FAIR_CAPACITY    8192 /* entries */
+#define MIN_BLOCKS       4    /* refcount blocks that fit into the cache */
 
 struct cache_sizes {
     int64_t l2, rb; /* bytes */
     int64_t slice;  /* bytes of an L2 cache entry */
 };
 
+/* The codec takes any number there is. */
 static bool check_cache_size(const char *name, int64_t bytes, GError **error)
 {
-    if (bytes < 0 || bytes > CACHE_MAX) {
-        return error_set(error, "Parameter '%s' is out of range", name);
-    }
-    return true;
+    return bytes >= 0 ||
+           error_set(error,
+                     "Parameter '%s' expects a non-negative number below 2^64",
+                     name);
 }
 
 /* cache-size is both together; what one is not given is what the other leaves.
- */
-static bool split_cache_size(const struct blockdev_options_qcow2 *o,
+ * If nothing more is said, L2 tables get all that they can use, but for a few
+ * refcount blocks. */
+static bool split_cache_size(const struct qcow2 *s,
+                             const struct blockdev_options_qcow2 *o,
                              struct cache_sizes *c, GError **error)
 {
     if (!o->has_cache_size) {
@@ -57,8 +62,13 @@ static bool split_cache_size(const struct blockdev_options_qcow2 *o,
     } else if (o->has_refcount_cache_size) {
         c->l2 = o->cache_size - c->rb;
     } else {
-        c->rb = min_i64(c->rb, o->cache_size / 4);
-        c->l2 = o->cache_size - c->rb;
+        int64_t tables =
+            ((int64_t)s->l1_size << s->l2_bits) * qcow2_entry_bytes(s);
+        int64_t least = MIN_BLOCKS * s->cluster_size;
+        c->l2 = o->cache_size > tables + least
+                    ? tables
+                    : o->cache_size - min_i64(least, o->cache_size);
+        c->rb = o->cache_size - c->l2;
     }
     return true;
 }
@@ -74,8 +84,11 @@ static bool parse_cache_sizes(const struct qcow2 *s,
         !check_cache_size("refcount-cache-size", c->rb, error) ||
         (o->has_cache_size &&
          !check_cache_size("cache-size", o->cache_size, error)) ||
-        !split_cache_size(o, c, error)) {
+        !split_cache_size(s, o, c, error)) {
         return false;
+    }
+    if (c->rb >> s->cluster_bits > INT_MAX) {
+        return error_set(error, "Refcount cache size too big");
     }
     c->slice = o->has_l2_cache_entry_size
                    ? o->l2_cache_entry_size
@@ -88,6 +101,13 @@ static bool parse_cache_sizes(const struct qcow2 *s,
                          s->cluster_size);
     }
     return true;
+}
+
+/* Seconds. */
+static int64_t clean_interval(const struct blockdev_options_qcow2 *o)
+{
+    return o->has_cache_clean_interval ? o->cache_clean_interval
+                                       : CLEAN_DEFAULT;
 }
 
 static int co_clean_l2(void *opaque)
@@ -129,6 +149,8 @@ static bool set_up_caches(struct qcow2 *s,
     s->rb.load_event = BLKDEBUG_EVENT_REFBLOCK_LOAD;
     s->l2.write_event = BLKDEBUG_EVENT_L2_UPDATE;
     s->rb.write_event = BLKDEBUG_EVENT_REFBLOCK_UPDATE_PART;
+    meta_cache_clean_every(&s->l2, clean_interval(o));
+    meta_cache_clean_every(&s->rb, clean_interval(o));
     return true;
 }
 
@@ -140,11 +162,17 @@ bool qcow2_check_options(const struct qcow2 *s,
     if (o->encrypt) {
         return error_set(error, "Parameter 'encrypt' is not supported");
     }
+    if (!parse_cache_sizes(s, o, &c, error)) {
+        return false;
+    }
     if (o->lazy_refcounts && s->version < 3) {
         return error_set(error, "Lazy refcounts require a qcow2 image with at "
                                 "least qemu 1.1 compatibility level");
     }
-    return parse_cache_sizes(s, o, &c, error);
+    if (clean_interval(o) < 0 || clean_interval(o) > UINT_MAX) {
+        return error_set(error, "Cache clean interval too big");
+    }
+    return true;
 }
 
 bool qcow2_apply_options(struct qcow2 *s,

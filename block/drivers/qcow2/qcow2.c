@@ -170,6 +170,22 @@ static bool co_qcow2_open(struct node *node,
     return true;
 }
 
+static void qcow2_drain_begin(struct node *node)
+{
+    struct qcow2 *s = node->state;
+
+    meta_cache_pause(&s->l2);
+    meta_cache_pause(&s->rb);
+}
+
+static void qcow2_drain_end(struct node *node)
+{
+    struct qcow2 *s = node->state;
+
+    meta_cache_resume(&s->l2);
+    meta_cache_resume(&s->rb);
+}
+
 /* ---- flush and close ----------------------------------------------------- */
 
 static int co_qcow2_flush(struct node *node)
@@ -340,6 +356,8 @@ const struct block_driver driver_qcow2 = {
     .co_reopen_commit = co_qcow2_reopen_commit,
     .co_reopen_abort = co_qcow2_reopen_abort,
     .co_reopen_writable = co_qcow2_reopen_writable,
+    .drain_begin = qcow2_drain_begin,
+    .drain_end = qcow2_drain_end,
     .co_preadv = co_qcow2_preadv,
     .co_pwritev = co_qcow2_pwritev,
     .co_pwrite_zeroes = co_qcow2_pwrite_zeroes,
