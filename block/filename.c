@@ -81,6 +81,28 @@ static void inline_child(struct node *node, const char *name,
     }
 }
 
+/* The same for a list of references: they are as the children are now, whose
+ * names are "<name>.<number>". */
+static void inline_children(struct node *node, const char *name,
+                            struct blockdev_ref_list *list)
+{
+    g_autofree char *prefix = g_strdup_printf("%s.", name);
+    struct edge *e;
+
+    qapi_clear(&qapi_type_blockdev_ref_list, list);
+    LIST_FOREACH (e, &node->children, in_children) {
+        struct blockdev_options *o =
+            g_str_has_prefix(e->name, prefix) ? strong_options(e->child) : NULL;
+        if (o) {
+            struct blockdev_ref *ref = g_new0(struct blockdev_ref, 1);
+            ref->kind = QAPI_KIND_OBJECT;
+            ref->u.definition = *o;
+            g_free(o);
+            qapi_list_append(list, ref);
+        }
+    }
+}
+
 static void weaken(struct node *node, struct blockdev_options *o)
 {
     const struct qapi_type *type;
@@ -98,6 +120,8 @@ static void weaken(struct node *node, struct blockdev_options *o)
         } else if (is_ref(m->type) && *(void **)(branch + m->offset)) {
             inline_child(node, m->name,
                          *(struct blockdev_ref **)(branch + m->offset));
+        } else if (m->type == &qapi_type_blockdev_ref_list) {
+            inline_children(node, m->name, (void *)(branch + m->offset));
         }
     }
 }

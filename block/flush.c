@@ -60,7 +60,7 @@ int co_node_flush(struct node *node)
         co_flush_event(node, BLKDEBUG_EVENT_FLUSH_TO_DISK);
     }
     LIST_FOREACH (edge, &node->children, in_children) {
-        if (ret < 0) {
+        if (ret < 0 || node->driver->flushes_children) {
             break;
         }
         if (edge->roles & (ROLE_DATA | ROLE_METADATA | ROLE_FILTERED)) {
@@ -82,7 +82,7 @@ int co_node_write_back(struct node *node)
         ret = node->driver->co_write_back(node);
     }
     LIST_FOREACH (edge, &node->children, in_children) {
-        if (ret == 0 &&
+        if (ret == 0 && !node->driver->flushes_children &&
             edge->roles & (ROLE_DATA | ROLE_METADATA | ROLE_FILTERED)) {
             ret = co_node_write_back(edge->child);
         }

@@ -14,8 +14,10 @@
 #include "block/backend.h"
 #include "block/job.h"
 #include "block/listener.h"
+#include "event_rate.h"
 #include "hw/runstate.h"
 #include "session.h"
+#include "util/range.h"
 
 struct event_mail {
     struct mail mail;
@@ -44,12 +46,19 @@ static void event_emit(enum qapi_event event, const void *data, int64_t time_us)
     json_object_put(message);
 }
 
+static void event_take(enum qapi_event event, const void *data, int64_t time_us)
+{
+    if (!event_rate_hold(event, data, time_us, event_emit)) {
+        event_emit(event, data, time_us);
+    }
+}
+
 static void event_arrived(void *opaque)
 {
     struct event_mail *m = opaque;
     const struct qapi_type *type = qapi_events[m->event].data;
 
-    event_emit(m->event, m->data, m->time_us);
+    event_take(m->event, m->data, m->time_us);
     if (type) {
         qapi_free(type, m->data);
     }
@@ -62,7 +71,7 @@ void monitor_event(enum qapi_event event, const void *data)
     const struct qapi_type *type = qapi_events[event].data;
 
     if (loop_current() == monitors_main_loop()) {
-        event_emit(event, data, now);
+        event_take(event, data, now);
         return;
     }
     struct event_mail *m = g_new(struct event_mail, 1);
@@ -162,12 +171,25 @@ static void on_io_error(void *opaque, const struct backend *backend,
     monitor_event(QAPI_EVENT_BLOCK_IO_ERROR, &data);
 }
 
+/* The backend's, or "". */
+static char *name_of_backend(const struct node *node)
+{
+    struct backend *b;
+
+    TAILQ_FOREACH (b, &node->graph->backends, link) {
+        if (b->node == node && b->name) {
+            return b->name;
+        }
+    }
+    return (char *)"";
+}
+
 static void on_image_corrupted(void *opaque, const struct node *node,
                                const char *message, int64_t offset,
                                int64_t bytes, bool fatal)
 {
     struct block_image_corrupted_event data = {
-        .device = (char *)"",
+        .device = name_of_backend(node),
         .node_name = node->name,
         .msg = (char *)message,
         .has_offset = offset >= 0,
@@ -176,14 +198,7 @@ static void on_image_corrupted(void *opaque, const struct node *node,
         .size = bytes,
         .fatal = fatal,
     };
-    struct backend *b;
 
-    TAILQ_FOREACH (b, &node->graph->backends, link) {
-        if (b->node == node && b->name) {
-            data.device = b->name;
-            break;
-        }
-    }
     monitor_event(QAPI_EVENT_BLOCK_IMAGE_CORRUPTED, &data);
 }
 
@@ -196,6 +211,42 @@ static void on_write_threshold(void *opaque, const struct node *node,
         .write_threshold = (uint64_t)threshold,
     };
     monitor_event(QAPI_EVENT_BLOCK_WRITE_THRESHOLD, &data);
+}
+
+/* Sectors that a range touches. */
+static int64_t sectors(int64_t offset, int64_t bytes)
+{
+    int64_t end = align_up(offset + bytes, BLOCK_SECTOR_SIZE);
+
+    return end / BLOCK_SECTOR_SIZE - offset / BLOCK_SECTOR_SIZE;
+}
+
+static void on_quorum_report_bad(void *opaque, const struct node *child,
+                                 enum quorum_op_type type, int errnum,
+                                 int64_t offset, int64_t bytes)
+{
+    struct quorum_report_bad_event data = {
+        .type = type,
+        .error = errnum ? (char *)g_strerror(errnum) : NULL,
+        .node_name = child->name,
+        .sector_num = offset / BLOCK_SECTOR_SIZE,
+        .sectors_count = sectors(offset, bytes),
+    };
+
+    monitor_event(QAPI_EVENT_QUORUM_REPORT_BAD, &data);
+}
+
+static void on_quorum_failure(void *opaque, const struct node *quorum,
+                              int64_t offset, int64_t bytes)
+{
+    char *backend = name_of_backend(quorum);
+    struct quorum_failure_event data = {
+        .reference = *backend ? backend : quorum->name,
+        .sector_num = offset / BLOCK_SECTOR_SIZE,
+        .sectors_count = sectors(offset, bytes),
+    };
+
+    monitor_event(QAPI_EVENT_QUORUM_FAILURE, &data);
 }
 
 static void on_export_deleted(void *opaque, const char *id)
@@ -225,6 +276,8 @@ static struct block_listener block_events = {
     .io_error = on_io_error,
     .image_corrupted = on_image_corrupted,
     .write_threshold = on_write_threshold,
+    .quorum_report_bad = on_quorum_report_bad,
+    .quorum_failure = on_quorum_failure,
     .export_deleted = on_export_deleted,
 };
 

@@ -18,6 +18,7 @@
 #include "block/objects.h"
 #include "block/place.h"
 #include "channel.h"
+#include "event_rate.h"
 #include "framer.h"
 #include "json_print.h"
 #include "qapi/json.h"
@@ -362,6 +363,7 @@ void monitors_end(void)
     loop_call_blocking(graph_home(), leave_graph, NULL);
     /* Mail of the last events has arrived by now; it lies in the inbox. */
     loop_pass(monitors.main_loop, false);
+    event_rate_end();
     while ((m = TAILQ_FIRST(&monitors.list))) {
         assert(!m->running && !m->oob_running);
         channel_free(m->channel);

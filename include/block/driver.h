@@ -24,10 +24,9 @@
 #include "util/iov.h"
 
 struct breaks;
-struct node;
-struct edge;
-
 struct check_report;
+struct edge;
+struct node;
 
 struct block_driver {
     const char *name; /* value of BlockdevDriver */
@@ -40,6 +39,7 @@ struct block_driver {
     bool writes_compressed;   /* writes honour REQ_COMPRESSED */
     bool zeroes_unmap;        /* write-zeroes honours REQ_MAY_UNMAP */
     bool unmapped_reads_zero; /* discarded ranges read as zeroes */
+    bool flushes_children;    /* in co_flush and co_write_back, by itself */
 
     /* Opens the children with co_node_open_child(), reads metadata, sets
      * node->length and node->limits. On failure the engine closes children;
@@ -48,6 +48,9 @@ struct block_driver {
                     GError **error);
     /* Writes out what is cached. Children are still attached. */
     void (*co_close)(struct node *node);
+    /* Another child, or one fewer, for an open node that is drained. */
+    bool (*co_add_child)(struct node *node, struct node *child, GError **error);
+    bool (*co_del_child)(struct node *node, struct edge *edge, GError **error);
 
     /* A reopen of a drained node: prepare, then commit or abort (which find the
      * node as it has become, or as it was). A driver without `reopens` refuses
@@ -143,10 +146,8 @@ struct block_driver {
     /* Statistics that no other driver has; NULL if there are none. Caller
      * frees. */
     struct block_stats_specific *(*query_stats)(const struct node *node);
-
     /* How I/O is done now, for people: "auto: native"; caller frees. */
     char *(*io_engine)(struct node *node);
-
     /* Recomputes node->limits after a child changed. */
     void (*refresh_limits)(struct node *node);
 

@@ -35,6 +35,12 @@ struct block_listener {
                             bool fatal);
     void (*write_threshold)(void *opaque, const struct node *node,
                             int64_t exceeded_by, int64_t threshold);
+    /* A child of a quorum failed (errnum), or was outvoted (0). */
+    void (*quorum_report_bad)(void *opaque, const struct node *child,
+                              enum quorum_op_type type, int errnum,
+                              int64_t offset, int64_t bytes);
+    void (*quorum_failure)(void *opaque, const struct node *quorum,
+                           int64_t offset, int64_t bytes);
     void (*export_deleted)(void *opaque, const char *id);
     void *opaque;
     LIST_ENTRY(block_listener) link; /* private */
