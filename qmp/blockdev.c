@@ -3,6 +3,7 @@
  */
 #include "aio/mailbox.h"
 #include "block/backend.h"
+#include "block/amend_job.h"
 #include "block/create_job.h"
 #include "block/graph.h"
 #include "block/job.h"
@@ -199,6 +200,29 @@ bool qmp_blockdev_create(const struct blockdev_create_args *args, GError **errp)
     }
     graph_unlock(GRAPH_LOCK_CHANGE);
     return c.ok;
+}
+
+static bool amend_visit(const void *args, void *result, GError **error)
+{
+    const struct x_blockdev_amend_args *a = args;
+    struct node *node = node_lookup(NULL, a->node_name, error);
+    struct job *job = NULL;
+
+    if (node && jobs_check_node_free(node, error)) {
+        job = co_amend_job_new(a->job_id, node, a->options, error);
+    }
+    if (job) {
+        job_start(job);
+    }
+    return job;
+}
+
+bool qmp_x_blockdev_amend(const struct x_blockdev_amend_args *args,
+                          GError **errp)
+{
+    const struct place place = {.node = args->node_name};
+
+    return co_visit_change(&place, amend_visit, args, NULL, errp);
 }
 
 static bool is_backing(const struct node *node)

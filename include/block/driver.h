@@ -135,9 +135,10 @@ struct block_driver {
      * image. The graph stays as it is. */
     bool (*co_change_backing)(struct node *node, const char *file,
                               const char *format, GError **error);
-    /* Changes the options of an existing image, "compat=0.10,size=4G"; while
-     * nobody else writes to the node. */
-    bool (*co_amend)(struct node *node, const char *options, GError **error);
+    /* Changes the options of an existing image, while nobody else writes to
+     * it. */
+    bool (*co_amend)(struct node *node, struct amend_request *request,
+                     GError **error);
     /* Lets go of everything that this layer holds, so that all of it comes
      * from the backing file. */
     int (*co_make_empty)(struct node *node);

@@ -58,6 +58,17 @@ struct create_params {
     const char *extra; /* "cluster_size=64k,..." as after -o, or NULL */
 };
 
+/* What an amend of an image is asked for, and who follows it. */
+struct amend_request {
+    const char *text; /* "compat=0.10,size=4G" as after -o; or NULL, and: */
+    const struct blockdev_amend_options *options;
+    /* Told of bytes that are done, and of further ones that will have to be;
+     * false ends it where it is. May be NULL; may suspend. */
+    bool (*co_progress)(struct amend_request *request, int64_t done,
+                        int64_t more);
+    void *opaque;
+};
+
 /* How large a new image would be, in bytes. */
 struct image_measure {
     int64_t required;        /* with the data that the source has */

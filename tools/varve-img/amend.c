@@ -13,6 +13,21 @@ struct amend {
     bool progress, quiet, force;
 };
 
+struct followed {
+    struct progress progress;
+    int64_t done, total;
+};
+
+static bool co_follow(struct amend_request *request, int64_t done, int64_t more)
+{
+    struct followed *f = request->opaque;
+
+    f->done += done;
+    f->total += more;
+    progress_update(&f->progress, f->done, f->total);
+    return true;
+}
+
 static int co_amend_node(const struct amend *o, struct node *node)
 {
     g_autoptr(GError) error = NULL;
@@ -22,15 +37,13 @@ static int co_amend_node(const struct amend *o, struct node *node)
                    node->driver->name);
         return 1;
     }
-    bool shown = o->progress && !o->quiet;
-    if (shown) {
-        printf("    (0.00/100%%)\r");
-        fflush(stdout);
-    }
-    bool ok = node->driver->co_amend(node, o->options->str, &error);
-    if (shown) {
-        printf("    (100.00/100%%)\r\n");
-    }
+    struct followed f = {0};
+    struct amend_request request = {
+        .text = o->options->str, .co_progress = co_follow, .opaque = &f};
+
+    progress_start(&f.progress, o->progress && !o->quiet);
+    bool ok = node->driver->co_amend(node, &request, &error);
+    progress_end(&f.progress);
     return ok ? 0 : tool_fail(&error);
 }
 

@@ -68,18 +68,47 @@ static bool check_option(const struct keyval *kv, GError **error)
     return true;
 }
 
+/* The members of x-blockdev-amend. */
+static void take_members(const struct blockdev_amend_options_qcow2 *o,
+                         struct image_spec *wanted)
+{
+    if (o->has_version) {
+        wanted->version = o->version == BLOCKDEV_QCOW2_VERSION_V2 ? 2 : 3;
+    }
+    if (o->has_size) {
+        wanted->size = o->size;
+    }
+    if (o->has_lazy_refcounts) {
+        wanted->lazy_refcounts = o->lazy_refcounts;
+    }
+    if (o->has_refcount_bits) {
+        wanted->refcount_bits = o->refcount_bits;
+    }
+    if (o->data_file) {
+        wanted->data_file_name = o->data_file;
+    }
+    if (o->has_data_file_raw) {
+        wanted->data_file_raw = o->data_file_raw;
+    }
+}
+
 /* *list holds the texts of *wanted. */
-static bool parse(const struct qcow2 *s, const char *options,
+static bool parse(const struct qcow2 *s, const struct amend_request *request,
                   struct image_spec *wanted, GPtrArray **list, GError **error)
 {
     spec_of_image(s, wanted);
-    g_autoptr(GPtrArray) first = keyval_split(options, NULL, error);
+    if (!request->text) {
+        take_members(&request->options->u.qcow2, wanted);
+        return true;
+    }
+    g_autoptr(GPtrArray) first = keyval_split(request->text, NULL, error);
     for (unsigned i = 0; first && i < first->len; i++) {
         if (!check_option(g_ptr_array_index(first, i), error)) {
             return false;
         }
     }
-    return first && qcow2_parse_create_options(options, wanted, list, error);
+    return first &&
+           qcow2_parse_create_options(request->text, wanted, list, error);
 }
 
 static bool check_backing(const struct qcow2 *s, const struct image_spec *w,
@@ -243,6 +272,14 @@ static bool co_set_width(struct qcow2 *s, uint64_t bits, GError **error)
 /* ---- zero clusters, which version 2 does not know -------------------------
  */
 
+/* -ECANCELED if it is to end here. */
+static int co_tell(struct amend_request *request, int64_t done, int64_t more)
+{
+    return !request->co_progress || request->co_progress(request, done, more)
+               ? 0
+               : -ECANCELED;
+}
+
 static int co_fill_zeroes(struct qcow2 *s, int64_t offset, int64_t bytes,
                           void *zeroes, size_t room)
 {
@@ -255,12 +292,12 @@ static int co_fill_zeroes(struct qcow2 *s, int64_t offset, int64_t bytes,
     return ret;
 }
 
-static int co_expand_zeroes(struct qcow2 *s)
+static int co_expand_zeroes(struct qcow2 *s, struct amend_request *request)
 {
     size_t room = MAX((size_t)1 << 20, (size_t)s->cluster_size);
     g_autofree void *zeroes = g_try_malloc0(room);
     int64_t end = s->node->length;
-    int ret = zeroes ? 0 : -ENOMEM;
+    int ret = zeroes ? co_tell(request, 0, end) : -ENOMEM;
     struct mapping m;
 
     for (int64_t at = 0; ret == 0 && at < end; at += m.bytes) {
@@ -273,13 +310,17 @@ static int co_expand_zeroes(struct qcow2 *s)
             /* What is not there reads as zeroes, too. */
             ret = co_qcow2_unmap(s, at, align_up(m.bytes, s->cluster_size));
         }
+        if (ret == 0) {
+            ret = co_tell(request, m.bytes, 0);
+        }
     }
     return ret < 0 ? ret : co_qcow2_settle(s);
 }
 
-static bool co_downgrade(struct qcow2 *s, GError **error)
+static bool co_downgrade(struct qcow2 *s, struct amend_request *request,
+                         GError **error)
 {
-    int ret = co_expand_zeroes(s);
+    int ret = co_expand_zeroes(s, request);
 
     if (ret < 0) {
         return error_set_errno(error, ret,
@@ -291,7 +332,8 @@ static bool co_downgrade(struct qcow2 *s, GError **error)
 
 /* ---- all together -------------------------------------------------------- */
 
-static bool co_apply(struct qcow2 *s, struct image_spec *w, GError **error)
+static bool co_apply(struct qcow2 *s, struct image_spec *w,
+                     struct amend_request *request, GError **error)
 {
     if (w->version > s->version && !co_set_version(s, 3, error)) {
         return false;
@@ -308,15 +350,17 @@ static bool co_apply(struct qcow2 *s, struct image_spec *w, GError **error)
                           0, error)) {
         return false;
     }
-    return w->version >= s->version || co_downgrade(s, error);
+    return w->version >= s->version || co_downgrade(s, request, error);
 }
 
-bool co_qcow2_amend(struct node *node, const char *options, GError **error)
+bool co_qcow2_amend(struct node *node, struct amend_request *request,
+                    GError **error)
 {
     g_autoptr(GPtrArray) list = NULL;
     struct image_spec wanted;
     struct qcow2 *s = node->state;
 
-    return parse(s, options, &wanted, &list, error) &&
-           check_wanted(s, &wanted, error) && co_apply(s, &wanted, error);
+    return parse(s, request, &wanted, &list, error) &&
+           check_wanted(s, &wanted, error) &&
+           co_apply(s, &wanted, request, error);
 }

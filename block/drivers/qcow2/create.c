@@ -107,8 +107,7 @@ bool qcow2_check_spec(const struct image_spec *q, GError **error)
         return error_set(error, "Backing format name too long");
     }
     if (q->size % BLOCK_SECTOR_SIZE) {
-        return error_set(error, "The image size must be a multiple of 512 "
-                                "bytes");
+        return error_set(error, "Image size must be a multiple of 512 bytes");
     }
     return true;
 }

@@ -63,7 +63,8 @@ static bool co_format_opened(struct node *file, struct image_spec *spec,
 static struct node *co_open_ref(const struct blockdev_ref *ref, GError **error)
 {
     if (ref->kind == QAPI_KIND_STRING) {
-        struct node *node = node_find(ref->u.reference, error);
+        struct node *node =
+            node_lookup(ref->u.reference, ref->u.reference, error);
         return node ? node_ref(node) : NULL;
     }
     return co_node_open(&ref->u.definition, error);

@@ -490,7 +490,8 @@ int co_qcow2_read_compressed(struct qcow2 *s, uint64_t entry, int64_t skip,
 bool co_qcow2_repair_refcounts(struct qcow2 *s, GError **error);
 
 /* ---- amend.c ---- */
-bool co_qcow2_amend(struct node *node, const char *options, GError **error);
+bool co_qcow2_amend(struct node *node, struct amend_request *request,
+                    GError **error);
 
 /* ---- check.c ---- */
 bool co_qcow2_check(struct node *node, struct check_report *check,
