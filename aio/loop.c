@@ -40,6 +40,7 @@ struct loop *loop_new(const char *name, enum loop_clock clock)
     loop->name = g_strdup(name);
     loop->clock = clock;
     loop_set_poll_max(loop, LOOP_POLL_DEFAULT_NS);
+    loop->may_try = true;
     loop->deferred_last = &loop->deferred;
     co_list_init(&loop->ready);
     co_list_init(&loop->paused);

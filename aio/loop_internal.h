@@ -44,6 +44,11 @@ struct loop {
     /* Adaptive polling. */
     int64_t poll_max_ns;
     int64_t poll_ns;
+    unsigned poll_credit; /* polls in vain that the window outlives */
+    bool may_try;         /* to poll for longer than poll_max_ns */
+    unsigned near_misses; /* sleeps a little too long, since the last trial */
+    unsigned trial_after; /* so many of them */
+    unsigned trial_left;  /* waits of the trial that is on */
 
     enum loop_clock clock;
     int64_t simulated_ns;

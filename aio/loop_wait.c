@@ -4,15 +4,33 @@
  * A loop with nothing to do calls its poll hooks for the present polling
  * window, and then sleeps in epoll. The window doubles when something that a
  * poll hook sees arrives within poll_max_ns, and halves down to nothing when it
- * does not pay. Invariant: hooks and mailbox are armed only while the thread
- * may sleep. A hook may be removed from within any hook. Runs on the loop's own
- * thread.
+ * does not pay; each poll that paid lets it outlive one that did not, so that a
+ * thread that lost its CPU once does not give up.
+ *
+ * Two threads that feed one another may both fall asleep, and then each waits
+ * for the other's waking, which takes longer than the work and than the window.
+ * So after some sleeps that were just too long, a loop whose window nobody has
+ * chosen polls for as long as such a waking takes, for some waits: enough for
+ * the other side to do so, too. Until that has paid, each trial comes after
+ * twice as many such sleeps as the last one.
+ *
+ * A loop to which nothing comes polls once and sleeps for good. Invariant:
+ * hooks and mailbox are armed only while the thread may sleep. A hook may be
+ * removed from within any hook. Runs on the loop's own thread.
  */
 #include <assert.h>
 #include "aio/loop_internal.h"
 
 /* A smaller window ends before anything can arrive. */
 #define POLL_MIN_NS 4000
+
+/* Polls in vain that a busy loop's window outlives. */
+#define CREDIT_MAX  8
+/* A thread's waking. */
+#define TRIAL_NS    128000
+#define TRIAL_WAITS 64
+#define TRIAL_FIRST 16
+#define TRIAL_RARE  16384
 
 static inline void cpu_relax(void)
 {
@@ -53,6 +71,8 @@ void loop_hook_remove(struct loop *loop, struct loop_hook *hook)
 void loop_set_poll_max(struct loop *loop, int64_t ns)
 {
     loop->poll_max_ns = ns;
+    loop->may_try = false;
+    loop->trial_left = 0;
     if (loop->poll_ns > ns) {
         loop->poll_ns = ns;
     }
@@ -128,19 +148,61 @@ static bool busy_poll(struct loop *loop, int64_t start, int64_t window)
     }
 }
 
-/* Learns from a sleep that began at start; useful: polling could have seen what
- * ended it. */
+/* Learns from a poll that made progress, begun at start. */
+static void polling_paid(struct loop *loop, int64_t start)
+{
+    if (G_UNLIKELY(loop->trial_left)) {
+        loop->trial_left--;
+        if (loop_real_ns() - start > loop->poll_max_ns) {
+            return;
+        }
+        loop->poll_ns = loop->poll_max_ns;
+    }
+    loop->poll_credit += loop->poll_credit < CREDIT_MAX;
+    loop->trial_after = TRIAL_FIRST;
+}
+
+static void plan_trial(struct loop *loop)
+{
+    unsigned after = MAX(loop->trial_after, TRIAL_FIRST);
+
+    if (++loop->near_misses >= after) {
+        loop->trial_left = TRIAL_WAITS;
+        loop->near_misses = 0;
+        loop->trial_after = MIN(after * 2, TRIAL_RARE);
+    }
+}
+
+/* Learns from a sleep that began, polling included, at start; useful: polling
+ * could have seen what ended it. */
 static void adapt_polling(struct loop *loop, int64_t start, bool useful)
 {
-    if (useful && loop_real_ns() - start <= loop->poll_max_ns) {
+    int64_t took = loop_real_ns() - start;
+
+    loop->trial_left -= loop->trial_left > 0;
+    if (useful && took <= loop->poll_max_ns) {
         loop->poll_ns =
             MIN(MAX(loop->poll_ns * 2, POLL_MIN_NS), loop->poll_max_ns);
+        return;
+    }
+    if (loop->poll_credit) {
+        loop->poll_credit--;
     } else {
         loop->poll_ns /= 2;
         if (loop->poll_ns < POLL_MIN_NS) {
             loop->poll_ns = 0;
         }
     }
+    if (useful && took <= TRIAL_NS && loop->may_try && !loop->trial_left) {
+        plan_trial(loop);
+    }
+}
+
+static int64_t poll_window(const struct loop *loop, int64_t timeout)
+{
+    int64_t window = loop->trial_left ? TRIAL_NS : loop->poll_ns;
+
+    return timeout < 0 ? window : MIN(window, timeout);
 }
 
 bool loop_wait(struct loop *loop)
@@ -150,10 +212,10 @@ bool loop_wait(struct loop *loop)
     bool may_poll = loop->poll_hooks && loop->poll_max_ns > 0;
     int64_t start = may_poll ? loop_real_ns() : 0;
 
-    if (may_poll && loop->poll_ns && timeout != 0) {
-        int64_t window =
-            timeout > 0 ? MIN(timeout, loop->poll_ns) : loop->poll_ns;
+    int64_t window = may_poll ? poll_window(loop, timeout) : 0;
+    if (window) {
         if (busy_poll(loop, start, window)) {
+            polling_paid(loop, start);
             return true;
         }
         timeout = loop_timeout_ns(loop);

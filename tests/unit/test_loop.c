@@ -2,6 +2,7 @@
  * The pass: deferred calls, descriptors, hooks, polling, GLib.
  */
 #include "aio/loop.h"
+#include "aio/loop_internal.h"
 
 #include <fcntl.h>
 #include <setjmp.h>
@@ -264,7 +265,8 @@ static void a_plain_file_is_always_ready(void **state)
 struct spy {
     struct loop_hook hook;
     int flushed, polled, armed, disarmed;
-    int work; /* polls that make progress */
+    int work;    /* polls that make progress */
+    int work_at; /* so does the poll of that number */
     bool work_on_arm;
     bool work_after_arm; /* the next poll makes progress */
     int polled_at_arm;
@@ -280,7 +282,10 @@ static bool spy_poll(void *opaque)
 {
     struct spy *s = opaque;
 
-    s->polled++;
+    if (++s->polled == s->work_at) {
+        s->work_at = 0;
+        return true;
+    }
     return s->work > 0 && s->work-- > 0;
 }
 
@@ -440,12 +445,84 @@ static void polling_starts_when_it_pays_and_stops_when_not(void **state)
         polls = polls_before_a_sleep(&p, false);
     }
     assert_true(polls <= 2);
-
     loop_set_poll_max(loop, 0);
     for (int i = 0; i < 8; i++) {
         polls = polls_before_a_sleep(&p, true);
     }
     assert_true(polls <= 2);
+    loop_fd_set(loop, p.fd[0], NULL, NULL, NULL);
+    loop_hook_remove(loop, &spy.hook);
+    close_pair(&p);
+}
+
+/* The loop has learnt that polling pays, from polls that did as often as said.
+ */
+static void learn_to_poll(struct pair *p, int paid)
+{
+    loop_set_poll_max(loop, INT64_C(1000000000));
+    for (int i = 0; i < 4; i++) {
+        polls_before_a_sleep(p, true);
+    }
+    spy.work_after_arm = false;
+    while (paid) {
+        /* The second poll of the window sees something. */
+        spy.polled = 0;
+        spy.armed = 0;
+        spy.work_at = 2;
+        loop_pass(loop, true);
+        paid -= !spy.armed && !spy.work_at;
+    }
+}
+
+static int sleeps_until_polling_ends(struct pair *p)
+{
+    int n = 0;
+
+    while (loop->poll_ns) {
+        polls_before_a_sleep(p, false);
+        n++;
+    }
+    return n;
+}
+
+static void polls_that_paid_outlive_some_that_did_not(void **state)
+{
+    struct pair p;
+
+    open_pair(&p);
+    spy_add(&spy);
+    spy.wake_fd = p.fd[1];
+    loop_fd_set(loop, p.fd[0], on_readable, NULL, &p);
+    learn_to_poll(&p, 0);
+    int first = sleeps_until_polling_ends(&p);
+    learn_to_poll(&p, 100);
+    int many = sleeps_until_polling_ends(&p);
+    assert_true(many > first);
+    loop_fd_set(loop, p.fd[0], NULL, NULL, NULL);
+    loop_hook_remove(loop, &spy.hook);
+    close_pair(&p);
+}
+
+static void a_trial_polls_without_a_window_and_ends(void **state)
+{
+    struct pair p;
+
+    open_pair(&p);
+    spy_add(&spy);
+    spy.wake_fd = p.fd[1];
+    loop_fd_set(loop, p.fd[0], on_readable, NULL, &p);
+    assert_true(loop->may_try);
+    assert_int_equal(loop->poll_ns, 0);
+    loop->trial_left = 3;
+    for (int i = 0; i < 3; i++) {
+        /* One of a pass, and one of the wait at least. */
+        assert_true(polls_before_a_sleep(&p, false) >= 2);
+    }
+    assert_int_equal(loop->trial_left, 0);
+    assert_int_equal(polls_before_a_sleep(&p, false), 1);
+    /* Who has chosen a window gets no longer one. */
+    loop_set_poll_max(loop, 1000);
+    assert_false(loop->may_try);
     loop_fd_set(loop, p.fd[0], NULL, NULL, NULL);
     loop_hook_remove(loop, &spy.hook);
     close_pair(&p);
@@ -610,6 +687,8 @@ int main(void)
         TEST(a_sleep_is_armed_and_disarmed),
         TEST(a_hook_may_be_removed_from_a_hook),
         TEST_REAL(polling_starts_when_it_pays_and_stops_when_not),
+        TEST_REAL(polls_that_paid_outlive_some_that_did_not),
+        TEST_REAL(a_trial_polls_without_a_window_and_ends),
         TEST_REAL(glib_drives_an_attached_loop),
         TEST_REAL(run_ends_at_quit),
         TEST_REAL(run_co_returns_when_the_coroutine_ended),
