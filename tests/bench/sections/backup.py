@@ -115,9 +115,9 @@ def run(context):
     context.add("backup", "peak memory", varve=memory[0], qemu=memory[1],
                 unit="MiB")
     rows.append(["peak memory", f"{memory[0]:.1f} MiB", f"{memory[1]:.1f} MiB",
-                 f"{memory[1] / memory[0]:.2f}"])
-    report.table(f"Backup of a qcow2 disk of {size >> 20} MiB",
-                 report.PAIRED_HEADER, rows)
+                 f"{memory[1] / memory[0]:.2f}", ""])
+    context.table("backup", f"Backup of a qcow2 disk of {size >> 20} MiB",
+                  report.PAIRED_HEADER, rows)
     for peer in peers:
         peer.daemon.stop()
         os.unlink(peer.source)

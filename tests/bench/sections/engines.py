@@ -10,8 +10,8 @@ def bitmap(context):
         context.add("bitmap", r["row"], ns=(r["ns"], r["min"], r["max"]))
         rows.append([r["row"], f"{r['ns']:,.1f}",
                      f"{r['min']:,.1f}..{r['max']:,.1f}"])
-    report.table("Dirty bitmap: 16 TiB at 64 KiB (ns)",
-                 ["operation", "median", "spread"], rows)
+    context.table("bitmap", "Dirty bitmap: 16 TiB at 64 KiB (ns)",
+                  ["operation", "median", "spread"], rows)
 
 
 def engines(context):
@@ -26,6 +26,6 @@ def engines(context):
         rows.append([r["row"], report.si(r["per_s"]),
                      f"{report.si(r['min'])}..{report.si(r['max'])}",
                      f"{r['cpu_ns']:,.0f}"])
-    report.table("Coroutines, mail and engines (4 KiB, depth 32)",
-                 ["what", "a second", "spread", "CPU ns each"], rows)
+    context.table("engines", "Coroutines, mail and engines (4 KiB, depth 32)",
+                  ["what", "a second", "spread", "CPU ns each"], rows)
     os.unlink(path)

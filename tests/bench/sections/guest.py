@@ -34,7 +34,8 @@ def null_rows(context):
                             node, rw=0, bitmaps=bitmaps))
     rows.append(measure(context, "read, depth 32, guest on its own thread",
                         node, thread=1))
-    report.table("Guest requests, 4 KiB, null-co", HEADER, rows)
+    context.table("guest null-co", "Guest requests, 4 KiB, null-co", HEADER,
+                  rows)
 
 
 def raw_rows(context):
@@ -54,8 +55,8 @@ def raw_rows(context):
             rows.append(measure(
                 context, f"{what} write, depth 32, {bitmaps} bitmap(s)", node,
                 rw=0, bitmaps=bitmaps))
-    report.table("Guest requests, 4 KiB, raw file (bare loops: see engines)",
-                 HEADER, rows)
+    context.table("guest raw", "Guest requests, 4 KiB, raw file (bare loops: "
+                  "see engines)", HEADER, rows)
     os.unlink(path)
 
 
@@ -79,8 +80,8 @@ def qcow2_rows(context):
         if prealloc == "metadata":
             rows.append(measure(context, f"{what} write, depth 32, 1 bitmap",
                                 node, rw=0, bitmaps=1))
-    report.table("Guest requests, 4 KiB, qcow2 on a buffered file", HEADER,
-                 rows)
+    context.table("guest qcow2", "Guest requests, 4 KiB, qcow2 on a buffered "
+                  "file", HEADER, rows)
     os.unlink(path)
 
 

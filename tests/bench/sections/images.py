@@ -5,7 +5,7 @@ import shutil
 import subprocess
 
 from . import report
-from .convert import SIZE, half_filled, timed
+from .convert import SIZE, half_filled, text_block, timed
 
 HUGE = 1 << 40
 
@@ -24,8 +24,9 @@ def prepared(prepare, argv):
 
 
 class Table:
-    def __init__(self, context, title):
-        self.context, self.title, self.rows = context, title, []
+    def __init__(self, context, key, title):
+        self.context, self.key, self.title = context, key, title
+        self.rows = []
         self.runs = 3
 
     def add(self, row, args, prepare=lambda: None):
@@ -36,7 +37,20 @@ class Table:
             bigger=False))
 
     def show(self):
-        report.table(self.title, report.PAIRED_HEADER, self.rows)
+        self.context.table(self.key, self.title, report.PAIRED_HEADER,
+                           self.rows)
+
+
+def compress(context, table, raw, target, suffix, sizes):
+    for kind in ("zlib", "zstd"):
+        args = ["convert", "-c", "-O", "qcow2", "-o",
+                f"compression_type={kind}", "-f", "raw", raw, target]
+        table.add(f"convert -c {kind}{suffix}", args)
+        made = []
+        for program in (context.program("varve-img"), "qemu-img"):
+            subprocess.run([program, *args], check=True)
+            made.append(f"{os.path.getsize(target) / (1 << 20):.1f}")
+        sizes.append([kind + suffix, *made])
 
 
 def half_full(context, size):
@@ -56,7 +70,7 @@ def half_full(context, size):
         subprocess.run(["qemu-io", "-c", f"write -P 3 0 {size // 16}", top],
                        check=True, stdout=subprocess.DEVNULL)
 
-    table = Table(context, f"half-filled {size >> 20} MiB")
+    table = Table(context, "images", f"half-filled {size >> 20} MiB")
     table.add("check", ["check", "-q", base])
     table.add("compare", ["compare", "-q", "-f", "raw", "-F", "qcow2", raw,
                           base])
@@ -64,11 +78,14 @@ def half_full(context, size):
     table.add("measure", ["measure", "-O", "qcow2", base])
     table.add("rebase", ["rebase", "-b", "", top], overlay)
     table.add("commit", ["commit", "-q", top], copies)
-    for kind in ("zlib", "zstd"):
-        table.add(f"convert -c {kind}",
-                  ["convert", "-c", "-O", "qcow2", "-o",
-                   f"compression_type={kind}", "-f", "raw", raw, top])
+    sizes = []
+    compress(context, table, raw, top, "", sizes)
+    half_filled(raw, size // 8, text_block())
+    compress(context, table, raw, top, ", text", sizes)
     table.show()
+    context.table("compressed sizes", "What convert -c makes of the data (text: "
+                  f"half-filled {size >> 23} MiB), MiB",
+                  ["", "varve", "QEMU"], sizes)
     for name in (raw, base, top, copy):
         os.unlink(name)
 
@@ -76,7 +93,7 @@ def half_full(context, size):
 def huge(context, options, what):
     a, b = context.path("huge"), context.path("huge2")
     create = ["create", "-q", "-f", "qcow2", "-o", options, a, str(HUGE)]
-    table = Table(context, f"1 TiB, {what}")
+    table = Table(context, f"1 TiB, {what}", f"1 TiB, {what}")
     table.add(f"create, {what}", create)
     qemu_img(*create)
     subprocess.run(["cp", "--sparse=always", a, b], check=True)
@@ -95,7 +112,8 @@ def writes(context):
     def fresh():
         qemu_img("create", "-q", "-f", "qcow2", image, "4G")
 
-    table = Table(context, "allocating writes of 4 KiB, a cluster apart")
+    table = Table(context, "allocating writes",
+                  "allocating writes of 4 KiB, a cluster apart")
     for depth in (1, 32):
         table.add(f"depth {depth}", [
             "bench", "-w", "-c", "20000", "-d", str(depth), "-s", "4k", "-S",

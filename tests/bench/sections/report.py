@@ -1,8 +1,13 @@
-"""Running programs, medians with their spread, and tables."""
+"""Running programs, medians with their spread, and tables.
+
+Each table has a key, by which tests/bench/document finds its place in
+docs/performance.md."""
 import json
 import os
 import statistics
 import subprocess
+
+from .aims import AIMS
 
 
 class Context:
@@ -13,6 +18,7 @@ class Context:
         self.dir = directory
         self.quick = quick
         self.rows = []
+        self.tables = {}
 
     def program(self, name):
         return os.path.join(self.build, name)
@@ -31,10 +37,19 @@ class Context:
     def add(self, section, row, **figures):
         self.rows.append(dict(section=section, row=row, **figures))
 
+    def table(self, key, title, header, rows):
+        """Prints it, and keeps it for the document. Empty columns go."""
+        rows = [[str(c) for c in r] for r in rows]
+        keep = [i for i in range(len(header)) if any(r[i] for r in rows)]
+        header = [header[i] for i in keep]
+        rows = [[r[i] for i in keep] for r in rows]
+        self.tables[key] = {"title": title, "header": header, "rows": rows}
+        print_table(title, header, rows)
+
     def save(self, path):
         os.makedirs(os.path.dirname(path), exist_ok=True)
         with open(path, "w") as f:
-            json.dump(self.rows, f, indent=1)
+            json.dump({"rows": self.rows, "tables": self.tables}, f, indent=1)
         print(f"\nfigures: {path}")
 
 
@@ -66,8 +81,7 @@ def with_spread(values, unit=""):
     return f"{si(mid)}{unit} ({si(low)}..{si(high)})"
 
 
-def table(title, header, rows):
-    rows = [[str(c) for c in r] for r in rows]
+def print_table(title, header, rows):
     widths = [max(len(r[i]) for r in [header] + rows)
               for i in range(len(header))]
     print(f"\n{title}")
@@ -78,9 +92,14 @@ def table(title, header, rows):
         print("  ".join(c.ljust(w) for c, w in zip(r, widths)), flush=True)
 
 
+def aim(section, row):
+    """What the ratio should reach, as a cell; empty if nothing is said."""
+    return str(AIMS.get(section, {}).get(row, ""))
+
+
 def paired(context, section, row, ours, theirs, rounds, unit, bigger=True):
     """Runs two measurements in turn; each returns a number. Returns the cells of
-    a table row: name, ours, theirs, ratio (ours better = above 1)."""
+    a table row: name, ours, theirs, ratio (ours better = above 1), aim."""
     ours(), theirs()  # a warm-up that does not count
     a, b = [], []
     for _ in range(rounds):
@@ -91,7 +110,7 @@ def paired(context, section, row, ours, theirs, rounds, unit, bigger=True):
                 ratio=spread(ratios))
     mid, low, high = spread(ratios)
     return [row, with_spread(a, unit), with_spread(b, unit),
-            f"{mid:.2f} ({low:.2f}..{high:.2f})"]
+            f"{mid:.2f} ({low:.2f}..{high:.2f})", aim(section, row)]
 
 
-PAIRED_HEADER = ["", "varve", "QEMU", "varve is faster by"]
+PAIRED_HEADER = ["", "varve", "QEMU", "ratio", "aim"]

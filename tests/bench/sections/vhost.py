@@ -10,8 +10,8 @@ from . import report
 
 FILE_BYTES = 256 << 20
 FRESH_BYTES = 64 << 30
-HEADER = ["", "varve req/s", "QEMU req/s", "ratio", "CPU us", "QEMU's",
-          "ratio", "p50 us", "QEMU's", "p99 us", "QEMU's"]
+HEADER = ["", "varve req/s", "QEMU req/s", "ratio", "aim", "CPU us", "QEMU's",
+          "ratio", "aim", "p50 us", "QEMU's", "p99 us", "QEMU's"]
 
 PATTERNS = {
     "4k read, depth 1": {"rw": 100, "depth": 1},
@@ -181,8 +181,9 @@ def row(context, disk, name, options, calls, **more):
                       f"{both[1]:.3f}"])
     return [name, report.si(median(ours, "iops")),
             report.si(median(theirs, "iops")), shown(rate),
+            report.aim("vhost rate", f"{disk.name}: {name}"),
             f"{median(ours, 'cpu_us'):.2f}", f"{median(theirs, 'cpu_us'):.2f}",
-            shown(cpu), *(f"{median(r, k):.1f}" for k in ("p50_us", "p99_us")
+            shown(cpu), report.aim("vhost cpu", f"{disk.name}: {name}"), *(f"{median(r, k):.1f}" for k in ("p50_us", "p99_us")
                           for r in (ours, theirs))]
 
 
@@ -207,8 +208,8 @@ def run(context):
                 rows.append(row(context, disk, pattern + suffix.rstrip(),
                                 PATTERNS[pattern], calls, **more))
         disk.remove()
-        report.table(f"vhost-user, {disk.name} (ratios: above 1, varve is "
-                     "better)", HEADER, rows)
+        context.table(f"vhost {disk.name}", f"vhost-user, {disk.name} (ratios: "
+                      "above 1, varve is better)", HEADER, rows)
     if calls:
-        report.table("System calls of the daemon, a request",
-                     ["", "varve", "QEMU"], calls)
+        context.table("vhost calls", "System calls of the daemon, a request",
+                      ["", "varve", "QEMU"], calls)
