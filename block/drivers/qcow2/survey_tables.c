@@ -1,8 +1,6 @@
 /*
- * Reading L1 and L2 tables, to count what they refer to and to look at each
- * entry. Tables are read a few at a time, and neighbours in the file at once,
- * so that the disk and not the number of tables sets the speed; they are looked
- * at in the order of the guest's clusters.
+ * Looking at L1 and L2 tables: what they refer to is counted, and each entry is
+ * compared with what the specification allows (table_walk.c reads them).
  *
  * Runs on the node's loop.
  */
@@ -12,22 +10,12 @@
 #include <errno.h>
 #include <inttypes.h>
 #include "block/check_report.h"
+#include "block/drivers/qcow2/table_walk.h"
 #include "util/error.h"
-
-enum { READS = 8, READ_BYTES = 1 << 20 };
 
 /* Bits that the specification reserves. */
 #define L1_RESERVED UINT64_C(0x7f000000000001ff)
 #define L2_RESERVED UINT64_C(0x3f000000000001fe)
-
-/* Some L2 tables that follow each other, in L1 and in the file. */
-struct table_read {
-    struct survey *v;
-    uint32_t first, n; /* L1 entries */
-    uint64_t offset;
-    uint64_t *tables;
-    int ret;
-};
 
 /* ---- entries ------------------------------------------------------------- */
 
@@ -218,40 +206,6 @@ static bool co_look_at_table(struct survey *v, uint64_t *table, int64_t guest,
 
 /* ---- tables -------------------------------------------------------------- */
 
-static int co_read_tables(void *opaque)
-{
-    struct table_read *r = opaque;
-    int64_t bytes = (int64_t)r->n << r->v->s->cluster_bits;
-
-    r->ret = co_node_pread(qcow2_file(r->v->s), r->offset, r->tables, bytes, 0);
-    return 0;
-}
-
-/* The next tables from L1 entry i on that one read gets; false: there is none.
- */
-static bool next_read(struct survey *v, const uint64_t *l1, uint32_t n,
-                      uint32_t *i, struct table_read *r)
-{
-    struct qcow2 *s = v->s;
-    uint32_t max = MAX(READ_BYTES >> s->cluster_bits, 1);
-
-    while (*i < n && !(l1[*i] & QCOW2_OFFSET_MASK)) {
-        ++*i;
-    }
-    if (*i == n) {
-        return false;
-    }
-    *r = (struct table_read){
-        .v = v, .first = *i, .offset = l1[*i] & QCOW2_OFFSET_MASK};
-    do {
-        r->n++;
-        ++*i;
-    } while (*i < n && r->n < max &&
-             (l1[*i] & QCOW2_OFFSET_MASK) ==
-                 r->offset + ((uint64_t)r->n << s->cluster_bits));
-    return true;
-}
-
 static bool co_look_at_l1_entry(struct survey *v, uint64_t *l1, uint32_t i,
                                 GError **error)
 {
@@ -288,62 +242,37 @@ static bool co_look_at_l1_entry(struct survey *v, uint64_t *l1, uint32_t i,
     return true;
 }
 
-static bool co_look_at_read(struct table_read *r, uint64_t *l1, GError **error)
-{
-    struct survey *v = r->v;
-    struct qcow2 *s = v->s;
+/* What a walk over the tables needs. */
+struct look {
+    struct survey *v;
+    uint64_t *l1;
+    GError **error;
+};
 
-    for (uint32_t k = 0; k < r->n; k++) {
-        if (!co_look_at_l1_entry(v, l1, r->first + k, error)) {
-            return false;
-        }
-        if (r->ret < 0) {
-            return error_set_errno(error, r->ret, "Could not read L2 table");
-        }
-        if (!co_look_at_table(
-                v, r->tables + ((size_t)k << (s->cluster_bits - 3)),
-                (int64_t)(r->first + k) << s->l2_bits,
-                r->offset + ((uint64_t)k << s->cluster_bits), error)) {
-            return false;
-        }
+static int co_look(void *opaque, const struct table_seen *seen)
+{
+    struct look *k = opaque;
+    struct survey *v = k->v;
+    bool ok = co_look_at_l1_entry(v, k->l1, seen->index, k->error);
+
+    if (ok && seen->ret < 0) {
+        ok = error_set_errno(k->error, seen->ret, "Could not read L2 table");
     }
-    return true;
+    ok = ok &&
+         co_look_at_table(v, seen->table, (int64_t)seen->index << v->s->l2_bits,
+                          seen->offset, k->error);
+    return ok ? 0 : 1;
 }
 
 bool co_qcow2_survey_l1(struct survey *v, uint64_t *l1, uint32_t n,
                         uint64_t offset, GError **error)
 {
-    struct qcow2 *s = v->s;
-    size_t room = MAX((size_t)READ_BYTES, (size_t)s->cluster_size);
-    uint8_t *buf = NULL;
-    uint32_t i = 0;
-    unsigned reads;
-    bool ok =
-        !v->count || qcow2_survey_refer(v, offset, (uint64_t)n * 8, error);
+    struct look k = {v, l1, error};
 
-    do {
-        struct table_read r[READS];
-        struct co_pool pool = {.limit = READS};
-        for (reads = 0; ok && reads < READS; reads++) {
-            if (!next_read(v, l1, n, &i, &r[reads])) {
-                break;
-            }
-            if (!buf) {
-                buf = io_buffer_try_alloc(qcow2_file(s), room * READS);
-                ok = buf || error_set_errno(error, ENOMEM,
-                                            "Could not read L2 "
-                                            "tables");
-            }
-            r[reads].tables = (uint64_t *)(buf + room * reads);
-            if (ok) {
-                co_pool_start(&pool, co_read_tables, &r[reads]);
-            }
-        }
-        co_pool_wait(&pool);
-        for (unsigned k = 0; ok && k < reads; k++) {
-            ok = co_look_at_read(&r[k], l1, error);
-        }
-    } while (ok && reads);
-    io_buffer_free(buf);
-    return ok;
+    if (v->count && !qcow2_survey_refer(v, offset, (uint64_t)n * 8, error)) {
+        return false;
+    }
+    int ret = co_qcow2_walk_tables(v->s, l1, n, co_look, &k);
+    return ret < 0 ? error_set_errno(error, ret, "Could not read L2 tables")
+                   : ret == 0;
 }
