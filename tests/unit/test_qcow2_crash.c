@@ -14,6 +14,7 @@
 #include <glib.h>
 #include <string.h>
 
+#include "lib/crash_log.h"
 #include "lib/fake_driver.h"
 #include "lib/qcow2_image.h"
 
@@ -30,9 +31,8 @@ struct run {
     struct flushed at[PHASES + 1];
     uint8_t *touched[PHASES + 1]; /* units changed in the phase before */
     struct stress t;
-    uint8_t *image; /* as created */
-    int64_t image_bytes;
-    bool write_back; /* after every few requests */
+    struct crash_start start; /* as created */
+    bool write_back;          /* after every few requests */
 };
 
 static void phase_end(struct run *r, unsigned phase, struct mem_disk *d)
@@ -43,27 +43,6 @@ static void phase_end(struct run *r, unsigned phase, struct mem_disk *d)
     r->at[phase].model = g_memdup2(t->model, t->size);
     r->touched[phase] = g_memdup2(t->touched, t->size / t->unit);
     memset(t->touched, 0, t->size / t->unit);
-}
-
-/* The disk after a crash when `point` events had been issued. Writes after the
- * last flush got to it or not: most, or a few. */
-static void rebuild(struct node *disk, const struct run *r, const GArray *log,
-                    guint point, GRand *rand)
-{
-    guint stable = point;
-
-    memset(mem_disk_of(disk)->data, 0, disk->length);
-    memcpy(mem_disk_of(disk)->data, r->image, r->image_bytes);
-    disk->length = r->image_bytes;
-    while (stable && !g_array_index(log, struct mem_event, stable - 1).flush) {
-        stable--;
-    }
-    int keep = g_rand_int_range(rand, 1, 10);
-    for (guint i = 0; i < point; i++) {
-        if (i < stable || g_rand_int_range(rand, 0, 10) < keep) {
-            mem_disk_replay(disk, &g_array_index(log, struct mem_event, i));
-        }
-    }
 }
 
 /* What was flushed before the phase and not changed in it is there. */
@@ -110,7 +89,7 @@ static void co_try_crashes(struct run *r, const GArray *log, unsigned phase)
 
     for (unsigned i = 0; i < POINTS; i++) {
         guint point = pick_point(log, from, to, i & 1, r->t.rand);
-        rebuild(disk, r, log, point, r->t.rand);
+        crash_rebuild(disk, &r->start, log, point, r->t.rand);
         co_check_crash(r, disk, phase, i % 4 ? "read-only=on" : "");
     }
     co_node_unref(disk);
@@ -152,11 +131,9 @@ static void co_run(struct run *run, const char *create, int64_t size,
     struct mem_disk *d = mem_disk_of(file);
 
     co_make("disk", size, create);
-    r.image_bytes = file->length;
-    r.image = g_memdup2(d->data, file->length);
     d->pauses = 3;
     d->rng = seed;
-    mem_disk_record(file);
+    r.start = crash_record(file);
     struct node *node = co_open("driver=qcow2,file=disk,discard=unmap%s", open);
     stress_init(&r.t, node, seed);
     r.t.cluster = compressed;
@@ -177,7 +154,7 @@ static void co_run(struct run *run, const char *create, int64_t size,
         g_free(r.at[phase].model);
         g_free(r.touched[phase]);
     }
-    g_free(r.image);
+    g_free(r.start.image);
     stress_free(&r.t);
     co_node_unref(file);
 }
@@ -327,22 +304,20 @@ static void co_change_run(const struct change *c, unsigned seed)
     base->length = c->backing;
     co_make("disk", c->old, c->create);
     struct node *node = co_open_to_change(c);
-    struct run r = {.image_bytes = file->length,
-                    .image = g_memdup2(d->data, file->length)};
+    struct run r = {.start = crash_record(file)};
     d->pauses = 3;
     d->rng = seed;
-    mem_disk_record(file);
     assert_true(co_node_truncate(node, c->size, true, c->prealloc, 0, NULL));
     assert_int_equal(node->length, c->size);
     struct node *disk = co_mem_disk("crash-disk");
     guint step = MAX(d->log->len / CHANGE_POINTS, 1);
     for (guint point = 0; point <= d->log->len; point += step) {
-        rebuild(disk, &r, d->log, point, rand);
+        crash_rebuild(disk, &r.start, d->log, point, rand);
         co_check_changed(disk, c);
     }
     co_node_unref(disk);
     co_node_unref(node);
-    g_free(r.image);
+    g_free(r.start.image);
     co_node_unref(file);
     co_node_unref(base);
 }
@@ -497,11 +472,9 @@ static unsigned co_survivors(uint8_t before, const char *open)
 
     memset(data, OVERLAY, sizeof(data));
     co_make("disk", SURVIVORS * APART, "'cluster-size': 65536");
-    struct run r = {.image_bytes = file->length,
-                    .image = g_memdup2(d->data, file->length)};
     struct node *node = co_open("driver=qcow2,file=disk%s", open);
     d->flushes = 0;
-    mem_disk_record(file);
+    struct run r = {.start = crash_record(file)};
     for (int64_t i = 0; i < SURVIVORS; i++) {
         assert_int_equal(
             co_node_pwrite(node, i * APART + WRITTEN_AT, data, sizeof(data), 0),
@@ -510,8 +483,8 @@ static unsigned co_survivors(uint8_t before, const char *open)
     }
     unsigned flushes = d->flushes;
     for (guint i = 0; i < 24; i++) {
-        rebuild(disk, &r, d->log, g_rand_int_range(rand, 0, d->log->len + 1),
-                rand);
+        crash_rebuild(disk, &r.start, d->log,
+                      g_rand_int_range(rand, 0, d->log->len + 1), rand);
         co_check_survivors(disk, before, open);
     }
     co_node_unref(node);
@@ -520,7 +493,7 @@ static unsigned co_survivors(uint8_t before, const char *open)
      */
     co_check(file, false);
     assert_true(file->length <= (SURVIVORS + 8) * APART);
-    g_free(r.image);
+    g_free(r.start.image);
     co_node_unref(disk);
     co_node_unref(file);
     return flushes;

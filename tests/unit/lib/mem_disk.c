@@ -150,17 +150,25 @@ void mem_disk_replay(struct node *node, const struct mem_event *e)
     }
 }
 
+void mem_disk_forget(struct node *node)
+{
+    struct mem_disk *d = node->state;
+
+    for (guint i = 0; d->log && i < d->log->len; i++) {
+        g_free(g_array_index(d->log, struct mem_event, i).data);
+    }
+    if (d->log) {
+        g_array_free(d->log, true);
+    }
+    d->log = NULL;
+}
+
 static void co_mem_close(struct node *node)
 {
     struct mem_disk *d = node->state;
 
     munmap(d->data, MEM_DISK_MAX);
-    if (d->log) {
-        for (guint i = 0; i < d->log->len; i++) {
-            g_free(g_array_index(d->log, struct mem_event, i).data);
-        }
-        g_array_free(d->log, true);
-    }
+    mem_disk_forget(node);
 }
 
 static const struct block_driver driver_mem_disk = {

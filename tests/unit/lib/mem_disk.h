@@ -40,6 +40,8 @@ struct mem_disk *mem_disk_of(struct node *node);
 void mem_disk_record(struct node *node);
 /* Does to the disk what was recorded, once more. */
 void mem_disk_replay(struct node *node, const struct mem_event *e);
+/* Ends it; the log is gone. */
+void mem_disk_forget(struct node *node);
 /* Copies the content to a file of the host. */
 void mem_disk_save(struct node *node, const char *path);
 void mem_disk_load(struct node *node, const char *path);
