@@ -10,6 +10,7 @@
 #include "block/graph.h"
 #include "block/node_int.h"
 #include "block/open_int.h"
+#include "block/snapshot.h"
 #include "util/error.h"
 #include "util/range.h"
 
@@ -24,6 +25,19 @@ static void add_backing_names(const struct node *node, struct image_info *info)
     info->backing_filename = g_strdup(node->backing_filename);
     info->backing_filename_format = g_strdup(node->backing_format);
     info->full_backing_filename = node_full_backing_filename(node, NULL);
+}
+
+static void add_snapshots(struct node *node, struct image_info *info)
+{
+    struct snapshot_info_list *list = node_snapshots(node);
+
+    info->has_snapshots = list && list->n > 0;
+    if (info->has_snapshots) {
+        info->snapshots = *list;
+        g_free(list);
+    } else {
+        snapshot_info_list_free(list);
+    }
 }
 
 /* About this layer alone. */
@@ -43,6 +57,7 @@ static struct image_info *co_query_layer(struct node *node)
         info->cluster_size = details.cluster_size;
     }
     add_backing_names(node, info);
+    add_snapshots(node, info);
     if (node->driver->co_query_specific) {
         info->format_specific = node->driver->co_query_specific(node);
     }

@@ -27,7 +27,7 @@ struct breaks;
 struct check_report;
 struct edge;
 struct node;
-
+struct snapshot_ops;
 struct block_driver {
     const char *name; /* value of BlockdevDriver */
     enum driver_kind kind;
@@ -110,8 +110,7 @@ struct block_driver {
                              int64_t granularity, GError **error);
     bool (*co_remove_stored_bitmap)(struct node *node, const char *name,
                                     GError **error);
-    /* Drops what is damaged among the stored bitmaps, and cannot be removed by
-     * a name; *dropped says how much. */
+    /* Drops damaged bitmaps that have no usable name; *dropped: how many. */
     bool (*co_repair_bitmaps)(struct node *node, unsigned *dropped,
                               GError **error);
     /* The state of a machine, which is kept beside the disk, at `offset` of it;
@@ -120,6 +119,7 @@ struct block_driver {
                            const struct iov *iov);
     int (*co_load_vmstate)(struct node *node, int64_t offset,
                            const struct iov *iov);
+    const struct snapshot_ops *snapshots; /* within the image */
     int (*co_get_info)(struct node *node, struct node_info *info);
     /* Bytes that the storage really takes, or -errno. */
     int64_t (*co_allocated_size)(struct node *node);
@@ -192,7 +192,7 @@ struct block_driver {
     struct breaks *(*breaks)(struct node *node);
 };
 
-/* Every driver of the program, sorted by name, NULL-terminated. */
+/* All drivers, sorted by name, NULL-terminated. */
 extern const struct block_driver *const block_drivers[];
 const struct block_driver *block_driver_find(const char *name);
 /* True for a driver whose options have a child "file". */

@@ -10,4 +10,8 @@
 /* "Format specific information:" and a line for each; nothing for NULL. */
 void tool_print_specific(FILE *out, const struct image_info_specific *specific);
 
+/* "Snapshot list:" and a line for each; nothing for NULL, or if there is none.
+ */
+void tool_print_snapshots(FILE *out, const struct snapshot_info_list *list);
+
 #endif

@@ -25,7 +25,7 @@ struct subcommand {
 
 extern const struct subcommand cmd_amend, cmd_bench, cmd_bitmap, cmd_check,
     cmd_commit, cmd_compare, cmd_convert, cmd_create, cmd_dd, cmd_info, cmd_map,
-    cmd_measure, cmd_rebase, cmd_resize;
+    cmd_measure, cmd_rebase, cmd_resize, cmd_snapshot;
 
 /* Prints the subcommand's help to standard output; returns 0. */
 int img_help(const struct subcommand *cmd);

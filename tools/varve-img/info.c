@@ -47,6 +47,9 @@ static void print_human(const struct image_info *i)
     if (i->backing_filename_format) {
         printf("backing file format: %s\n", i->backing_filename_format);
     }
+    if (i->has_snapshots) {
+        tool_print_snapshots(stdout, &i->snapshots);
+    }
     tool_print_specific(stdout, i->format_specific);
 }
 

@@ -10,7 +10,7 @@
 static const struct subcommand *const subcommands[] = {
     &cmd_amend,   &cmd_bench,   &cmd_bitmap, &cmd_check,  &cmd_commit,
     &cmd_compare, &cmd_convert, &cmd_create, &cmd_dd,     &cmd_info,
-    &cmd_map,     &cmd_measure, &cmd_rebase, &cmd_resize,
+    &cmd_map,     &cmd_measure, &cmd_rebase, &cmd_resize, &cmd_snapshot,
 };
 
 int img_help(const struct subcommand *cmd)

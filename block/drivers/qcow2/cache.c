@@ -232,6 +232,17 @@ void meta_cache_drop(struct meta_cache *c, uint64_t key)
     entry_free(c, e);
 }
 
+void meta_cache_move(struct meta_cache *c, uint64_t key, uint64_t n,
+                     int64_t distance)
+{
+    for (; n; n--, key++) {
+        struct meta_entry *e = lookup(c, key);
+        if (e) {
+            e->offset += distance;
+        }
+    }
+}
+
 void meta_cache_forget(struct meta_cache *c)
 {
     while (c->entries->len) {

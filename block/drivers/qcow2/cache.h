@@ -97,6 +97,10 @@ int co_meta_cache_get(struct meta_cache *c, uint64_t key, int64_t offset,
 /* Call before each change of e->data (pointers into it become stale). Does not
  * suspend. */
 void meta_entry_change(struct meta_cache *c, struct meta_entry *e);
+/* The slices of n keys from `key` on, none of which is being loaded or written,
+ * are elsewhere in the file from now on. */
+void meta_cache_move(struct meta_cache *c, uint64_t key, uint64_t n,
+                     int64_t distance);
 /* Forgets all entries, none of which is being loaded or written. */
 void meta_cache_forget(struct meta_cache *c);
 /* Forgets an entry that is not being loaded or written; its content is lost. */

@@ -89,6 +89,9 @@ struct qcow2_disk_bitmap {
     uint32_t extra_data_size;
 };
 
+/* vm-state-size, disk size, icount: 8 bytes each. */
+#define QCOW2_KNOWN_SNAPSHOT_EXTRA    24
+
 #define QCOW2_BITMAP_IN_USE           (UINT32_C(1) << 0)
 #define QCOW2_BITMAP_AUTO             (UINT32_C(1) << 1)
 #define QCOW2_BITMAP_EXTRA_COMPATIBLE (UINT32_C(1) << 2)
@@ -135,6 +138,8 @@ struct qcow2_disk_bitmap {
 #define QCOW2_MAX_L1_BYTES         (32 << 20)
 #define QCOW2_MAX_REFTABLE_BYTES   (8 << 20)
 #define QCOW2_MAX_SNAPSHOTS        65536
+#define QCOW2_MAX_SNAPSHOT_TABLE   (QCOW2_MAX_SNAPSHOTS * INT64_C(1024))
+#define QCOW2_MAX_SNAPSHOT_EXTRA   1024
 #define QCOW2_MAX_BACKING_NAME     1023
 #define QCOW2_MAX_BACKING_FORMAT   31
 #define QCOW2_MAX_BITMAPS          65535

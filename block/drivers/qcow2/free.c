@@ -77,10 +77,16 @@ void qcow2_free_entry_later(struct qcow2 *s, uint64_t entry,
     }
 }
 
+void co_qcow2_free_now(struct qcow2 *s, int64_t offset, int64_t bytes,
+                       enum free_kind kind)
+{
+    add_run(s->frees[FREE_READY], offset, bytes, kind);
+    co_qcow2_apply_frees(s);
+}
+
 void co_qcow2_free_unused(struct qcow2 *s, int64_t offset, int64_t bytes)
 {
-    add_run(s->frees[FREE_READY], offset, bytes, FREE_OTHER);
-    co_qcow2_apply_frees(s);
+    co_qcow2_free_now(s, offset, bytes, FREE_OTHER);
 }
 
 bool qcow2_frees_left(const struct qcow2 *s)

@@ -140,47 +140,30 @@ bool qcow2_guard_build(struct qcow2 *s)
     return true;
 }
 
-void qcow2_guard_snapshots(struct qcow2 *s, struct table_place table,
-                           const struct table_place *l1, unsigned n)
+void qcow2_guard_snapshots(struct qcow2 *s)
 {
+    const struct qcow2_snapshots *t = &s->snapshots;
     struct qcow2_guard *g = &s->guard;
+    struct table_place table = {s->header.snapshots_offset, t->table_bytes};
 
     if (!g->inactive_l1) {
-        g->inactive_l1 = g_array_new(false, false, sizeof(*l1));
+        g->inactive_l1 = g_array_new(false, false, sizeof(struct table_place));
     }
     g_array_set_size(g->inactive_l1, 0);
-    g_array_append_vals(g->inactive_l1, l1, n);
-    g->snapshots = table;
-    qcow2_meta_add(s, table.offset, table.bytes);
-    for (unsigned i = 0; i < n; i++) {
-        qcow2_meta_add(s, l1[i].offset, l1[i].bytes);
-    }
-}
-
-void co_qcow2_guard_read_snapshots(struct qcow2 *s)
-{
-    g_autoptr(GArray) l1 =
-        g_array_new(false, false, sizeof(struct table_place));
-    uint64_t at = s->header.snapshots_offset;
-    struct qcow2_disk_snapshot d;
-
-    for (uint32_t i = 0;
-         i < s->header.nb_snapshots && co_qcow2_next_snapshot(s, &at, &d, NULL);
-         i++) {
-        struct table_place p = {be64toh(d.l1_offset),
-                                (int64_t)be32toh(d.l1_size) * 8};
+    for (unsigned i = 0; i < t->list->len; i++) {
+        const struct qcow2_snapshot *sn = g_ptr_array_index(t->list, i);
+        struct table_place p = {sn->l1_offset, (int64_t)sn->l1_size * 8};
         if (p.bytes <= QCOW2_MAX_L1_BYTES && p.offset > 0 &&
             range_within(p.offset, p.bytes, hbitmap_size(s->meta))) {
-            g_array_append_val(l1, p);
+            g_array_append_val(g->inactive_l1, p);
+            qcow2_meta_add(s, p.offset, p.bytes);
         }
     }
-    struct table_place table = {s->header.snapshots_offset,
-                                at - s->header.snapshots_offset};
     if (!range_within(table.offset, table.bytes, hbitmap_size(s->meta))) {
         table.bytes = 0;
     }
-    qcow2_guard_snapshots(s, table, (const struct table_place *)l1->data,
-                          l1->len);
+    g->snapshots = table;
+    qcow2_meta_add(s, table.offset, table.bytes);
 }
 
 /* ---- the L2 tables of snapshots ------------------------------------------ */

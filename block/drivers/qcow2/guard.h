@@ -52,12 +52,10 @@ unsigned qcow2_guard_choice(const struct qcow2_overlap_checks *checks);
 /* Sets the bits of all that the header, L1 and the refcount table say, and of
  * nothing else; false without memory. */
 bool qcow2_guard_build(struct qcow2 *s);
-/* Where the snapshot table and the n L1 tables of snapshots are. To be called
- * when they have been read and whenever they change; l1 is copied. */
-void qcow2_guard_snapshots(struct qcow2 *s, struct table_place table,
-                           const struct table_place *l1, unsigned n);
-/* The same from what the file says; entries that cannot be are left out. */
-void co_qcow2_guard_read_snapshots(struct qcow2 *s);
+/* Where the snapshot table and the L1 tables of snapshots are; to be called
+ * when they have been read and whenever they change. What cannot be is left
+ * out. */
+void qcow2_guard_snapshots(struct qcow2 *s);
 /* Sets the bits of the L2 tables that only snapshots use, which takes reading
  * their L1 tables: for META_INACTIVE_L2. 0 or -errno. */
 int co_qcow2_guard_inactive(struct qcow2 *s);

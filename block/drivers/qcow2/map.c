@@ -233,16 +233,8 @@ static void move_slices(struct qcow2 *s, int64_t offset, int64_t distance)
     int64_t table_bytes = qcow2_table_bytes(s);
     uint64_t key = slice_key(s, align_down(offset, table_bytes));
 
-    for (uint64_t n = UINT64_C(1) << (s->l2_bits - s->slice_bits); n; n--) {
-        struct meta_entry *e = *meta_cache_bucket(&s->l2, key);
-        while (e && e->key != key) {
-            e = e->hash_next;
-        }
-        if (e) {
-            e->offset += distance;
-        }
-        key++;
-    }
+    meta_cache_move(&s->l2, key, UINT64_C(1) << (s->l2_bits - s->slice_bits),
+                    distance);
 }
 
 /* Gives the L1 entry of offset a table with refcount 1. The disk's L1 follows

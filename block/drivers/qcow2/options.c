@@ -186,6 +186,8 @@ bool qcow2_apply_options(struct qcow2 *s,
     }
     s->compress_effort = o->has_compress_effort ? o->compress_effort : 0;
     s->discard_passed[FREE_REQUEST] = request;
+    s->discard_passed[FREE_SNAPSHOT] =
+        !o->has_pass_discard_snapshot || o->pass_discard_snapshot;
     s->discard_passed[FREE_OTHER] =
         o->has_pass_discard_other && o->pass_discard_other;
     s->guard.chosen = qcow2_guard_choice(o->overlap_check);

@@ -9,9 +9,9 @@
  * the order in which things become stable; subclusters.c knows extended L2
  * entries, external.c data files; compress.c compresses, pack.c finds room for
  * what comes out, compressed.c expands; repair.c recounts; bitmaps.h tells of
- * stored bitmaps, vmstate.c of machines; resize.c changes the size, with
- * preallocate.c for places in the file and trim.c for a shorter one; create*.c
- * speak for themselves.
+ * stored bitmaps, snapshots.h of snapshots, vmstate.c of machines; resize.c
+ * changes the size, with preallocate.c for places in the file and trim.c for a
+ * shorter one; create*.c speak for themselves.
  *
  * Invariants:
  *   - what a table on disk refers to is stable and counted before the table
@@ -37,6 +37,7 @@ static void state_init(struct qcow2 *s, struct node *node)
 {
     s->node = node;
     s->bitmaps = qcow2_bitmaps_new();
+    qcow2_snapshots_init(&s->snapshots);
     TAILQ_INIT(&s->allocations);
     s->extensions = g_ptr_array_new_with_free_func(g_free);
     for (unsigned i = 0; i < FREE_STAGES; i++) {
@@ -56,6 +57,7 @@ static void state_free(struct qcow2 *s)
     if (s->guard.inactive_l1) {
         g_array_free(s->guard.inactive_l1, true);
     }
+    qcow2_snapshots_clear(&s->snapshots);
     for (unsigned i = 0; i < FREE_STAGES; i++) {
         g_array_free(s->frees[i], true);
     }
@@ -139,7 +141,8 @@ static bool co_open_image(struct qcow2 *s,
     s->node->limits.pwrite_zeroes_align = INT64_C(1) << s->sub_bits;
     s->node->limits.pdiscard_align = s->cluster_size;
     if (!co_qcow2_open_data_file(s, o->data_file, error) ||
-        !co_qcow2_load_tables(s, error) || !qcow2_apply_options(s, o, error) ||
+        !co_qcow2_load_tables(s, error) || !co_qcow2_snapshots_read(s, error) ||
+        !qcow2_apply_options(s, o, error) ||
         !co_qcow2_options_ready(s, o, error)) {
         return false;
     }
@@ -373,6 +376,7 @@ const struct block_driver driver_qcow2 = {
     .co_repair_bitmaps = co_qcow2_repair_bitmaps,
     .co_save_vmstate = co_qcow2_save_vmstate,
     .co_load_vmstate = co_qcow2_load_vmstate,
+    .snapshots = &qcow2_snapshot_ops,
     .co_get_info = co_qcow2_get_info,
     .co_measure = co_qcow2_measure,
     .co_change_backing = co_qcow2_change_backing,

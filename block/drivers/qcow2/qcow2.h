@@ -16,6 +16,7 @@
 #include "block/drivers/qcow2/format.h"
 #include "block/drivers/qcow2/guard.h"
 #include "block/drivers/qcow2/header.h"
+#include "block/drivers/qcow2/snapshots.h"
 #include "block/graph.h"
 #include "block/node.h"
 #include "block/request.h"
@@ -25,7 +26,8 @@
 /* Why a cluster is freed; decides whether the file gets a discard. */
 enum free_kind {
     FREE_OTHER,
-    FREE_REQUEST, /* a guest's discard or unmapping write-zeroes */
+    FREE_REQUEST,  /* a guest's discard or unmapping write-zeroes */
+    FREE_SNAPSHOT, /* a snapshot's deletion, or going back to one */
     FREE_KINDS,
 };
 
@@ -87,6 +89,7 @@ struct qcow2 {
     unsigned rb_bits;        /* refcounts of a block, log2 */
     uint64_t *rt;            /* refcount table, host's byte order */
     uint32_t rt_size;        /* entries */
+    bool rt_shadowed;        /* not what the header names; see shadow.h */
     uint64_t (*refcount_get)(const void *slice, uint64_t index);
     void (*refcount_set)(void *slice, uint64_t index, uint64_t value);
     uint64_t refcount_max;
@@ -124,6 +127,7 @@ struct qcow2 {
     struct qcow2_bitmaps *bitmaps; /* those in the image */
     bool damage_told;              /* of the image: once is enough */
     struct qcow2_guard guard;
+    struct qcow2_snapshots snapshots;
     bool recurse_known, recurse; /* block status looks into the file */
 };
 
@@ -206,11 +210,6 @@ bool co_qcow2_load_tables(struct qcow2 *s, GError **error);
 bool co_qcow2_reload_tables(struct qcow2 *s, GError **error);
 void qcow2_free_tables(struct qcow2 *s);
 void table_dirt_add(struct table_dirt *d, uint32_t index);
-
-/* ---- survey.c; see survey.h, too ---- */
-/* The entry of the snapshot table at *at, which moves on to the next one. */
-bool co_qcow2_next_snapshot(struct qcow2 *s, uint64_t *at,
-                            struct qcow2_disk_snapshot *d, GError **error);
 
 /* ---- guard.c; see guard.h, too ---- */
 /* 0 if guest data may overwrite what is at offset, else -errno. */
@@ -433,6 +432,9 @@ void co_qcow2_drop_reserve(struct qcow2 *s);
 int co_qcow2_make_refcount_block(struct qcow2 *s, int64_t cluster,
                                  int64_t home);
 
+/* The table can count all clusters below `end`, an index. 0 or -errno. */
+int co_qcow2_reserve_refcounts(struct qcow2 *s, int64_t end);
+
 /* ---- commit.c, free.c ---- */
 /* Makes all that was written stable, guest data first. */
 int co_qcow2_flush_files(struct qcow2 *s);
@@ -446,6 +448,9 @@ void qcow2_free_later(struct qcow2 *s, int64_t offset, int64_t bytes,
                       enum free_kind kind);
 /* Clusters that no metadata on disk ever referred to. */
 void co_qcow2_free_unused(struct qcow2 *s, int64_t offset, int64_t bytes);
+/* Clusters that nothing on disk, and no request, refers to any more. */
+void co_qcow2_free_now(struct qcow2 *s, int64_t offset, int64_t bytes,
+                       enum free_kind kind);
 /* What an L2 entry refers to; nothing is as good as anything. */
 void qcow2_free_entry_later(struct qcow2 *s, uint64_t entry,
                             enum free_kind kind);

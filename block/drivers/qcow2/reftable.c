@@ -175,6 +175,18 @@ static int co_grow_table(struct qcow2 *s, int64_t cluster)
     return 0;
 }
 
+int co_qcow2_reserve_refcounts(struct qcow2 *s, int64_t end)
+{
+    int ret = 0;
+
+    co_mutex_lock(&s->alloc_lock);
+    while (ret == 0 && end > (int64_t)s->rt_size << s->rb_bits) {
+        ret = co_grow_table(s, (int64_t)s->rt_size << s->rb_bits);
+    }
+    co_mutex_unlock(&s->alloc_lock);
+    return ret;
+}
+
 /* ---- one block ----------------------------------------------------------- */
 
 int co_qcow2_make_refcount_block(struct qcow2 *s, int64_t cluster, int64_t home)
@@ -184,6 +196,9 @@ int co_qcow2_make_refcount_block(struct qcow2 *s, int64_t cluster, int64_t home)
     bool self = home >> s->rb_bits == i;
 
     co_node_debug_event(qcow2_file(s), BLKDEBUG_EVENT_REFBLOCK_ALLOC);
+    if (i >= s->rt_size && s->rt_shadowed) {
+        return -EFBIG;
+    }
     if (i >= s->rt_size) {
         int ret = co_grow_table(s, cluster);
         return ret < 0 ? ret : -EAGAIN;

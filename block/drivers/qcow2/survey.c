@@ -138,64 +138,47 @@ bool qcow2_survey_refer(struct survey *v, uint64_t offset, uint64_t bytes,
 /* ---- snapshots ----------------------------------------------------------- */
 
 static bool co_survey_snapshot(struct survey *v,
-                               const struct qcow2_disk_snapshot *d,
-                               GError **error)
+                               const struct qcow2_snapshot *sn, GError **error)
 {
-    uint32_t n = be32toh(d->l1_size);
-    uint64_t offset = be64toh(d->l1_offset);
+    struct qcow2 *s = v->s;
+    uint64_t end = sn->l1_offset + (uint64_t)sn->l1_size * 8;
 
-    if (n > QCOW2_MAX_L1_BYTES / 8) {
-        return error_set(error, "Snapshot L1 table too large");
+    if (sn->l1_size > QCOW2_MAX_L1_BYTES / 8) {
+        return qcow2_survey_wrong(v, error,
+                                  "snapshot %s (%s) l1_size=%#" PRIx32
+                                  ": L1 table is too large; "
+                                  "snapshot table entry corrupted",
+                                  sn->id, sn->name, sn->l1_size);
     }
-    uint64_t *l1 = io_buffer_try_alloc(qcow2_file(v->s), (size_t)n * 8 + 8);
-    int ret = l1 ? 0 : -ENOMEM;
-    if (ret == 0 && n) {
-        ret = co_node_pread(qcow2_file(v->s), offset, l1, (int64_t)n * 8, 0);
+    if (sn->l1_offset & (uint64_t)(s->cluster_size - 1)) {
+        return qcow2_survey_wrong(
+            v, error,
+            "snapshot %s (%s) l1_offset=%#" PRIx64 ": L1 table is not "
+            "cluster aligned; snapshot table entry corrupted",
+            sn->id, sn->name, sn->l1_offset);
     }
-    bool ok;
-    if (ret < 0) {
-        ok = error_set_errno(error, ret, "Could not read snapshot L1 table");
-    } else {
-        for (uint32_t i = 0; i < n; i++) {
-            l1[i] = be64toh(l1[i]);
-        }
-        ok = co_qcow2_survey_l1(v, l1, n, offset, error);
+    if (end > (uint64_t)qcow2_file(s)->length && sn->l1_size) {
+        /* Told as such; there is nothing to look at. */
+        return qcow2_survey_refer(v, sn->l1_offset, (uint64_t)sn->l1_size * 8,
+                                  error);
     }
+    uint64_t *l1 = co_qcow2_snapshot_l1(s, sn, 0, error);
+    bool ok =
+        l1 && co_qcow2_survey_l1(v, l1, sn->l1_size, sn->l1_offset, error);
     io_buffer_free(l1);
     return ok;
 }
 
-bool co_qcow2_next_snapshot(struct qcow2 *s, uint64_t *at,
-                            struct qcow2_disk_snapshot *d, GError **error)
-{
-    uint64_t start = s->header.snapshots_offset;
-
-    if (*at > start + ((uint64_t)QCOW2_MAX_SNAPSHOTS << 10)) {
-        return error_set(error, "Snapshot table too large");
-    }
-    int ret = co_node_pread(qcow2_file(s), *at, d, sizeof(*d), 0);
-    if (ret < 0) {
-        return error_set_errno(error, ret, "Could not read snapshot table");
-    }
-    *at += align_up((int64_t)sizeof(*d) + be32toh(d->extra_size) +
-                        be16toh(d->id_size) + be16toh(d->name_size),
-                    8);
-    return true;
-}
-
 static bool co_survey_snapshots(struct survey *v, GError **error)
 {
-    const struct qcow2_disk_header *h = &v->s->header;
-    uint64_t at = h->snapshots_offset;
+    const struct qcow2_snapshots *t = &v->s->snapshots;
 
-    for (uint32_t i = 0; i < h->nb_snapshots; i++) {
-        struct qcow2_disk_snapshot d;
-        if (!co_qcow2_next_snapshot(v->s, &at, &d, error) ||
-            !co_survey_snapshot(v, &d, error)) {
+    for (unsigned i = 0; i < t->list->len; i++) {
+        if (!co_survey_snapshot(v, g_ptr_array_index(t->list, i), error)) {
             return false;
         }
     }
-    return qcow2_survey_refer(v, h->snapshots_offset, at - h->snapshots_offset,
+    return qcow2_survey_refer(v, v->s->header.snapshots_offset, t->table_bytes,
                               error);
 }
 

@@ -69,7 +69,7 @@ bool co_qcow2_load_tables(struct qcow2 *s, GError **error)
     if (!qcow2_guard_build(s)) {
         return error_set_errno(error, ENOMEM, "Could not map the metadata");
     }
-    co_qcow2_guard_read_snapshots(s);
+    qcow2_guard_snapshots(s);
     return true;
 }
 
