@@ -18,6 +18,7 @@
 #include "aio/coroutine.h"
 #include "block/breaks.h"
 #include "block/driver.h"
+#include "block/drivers/blkdebug_config.h"
 #include "block/graph.h"
 #include "block/node.h"
 #include "block/request.h"
@@ -134,8 +135,8 @@ static bool add_error_rules(struct blkdebug_state *s,
                             const struct blkdebug_inject_error_options_list *l,
                             GError **error)
 {
-    s->error_rules = g_new0(struct error_rule, l->n);
-    s->n_error_rules = l->n;
+    s->error_rules =
+        g_renew(struct error_rule, s->error_rules, s->n_error_rules + l->n);
     for (size_t i = 0; i < l->n; i++) {
         const struct blkdebug_inject_error_options *o = l->items[i];
         unsigned all = (1u << BLKDEBUG_IO_TYPE_BLOCK_STATUS) - 1;
@@ -148,7 +149,7 @@ static bool add_error_rules(struct blkdebug_state *s,
             !range_mul(o->sector, BLOCK_SECTOR_SIZE, &offset)) {
             return error_set(error, "Invalid sector %" PRId64, o->sector);
         }
-        s->error_rules[i] = (struct error_rule){
+        s->error_rules[s->n_error_rules++] = (struct error_rule){
             .event = o->event,
             .state = o->has_state ? o->state : 0,
             .kinds = o->has_iotype ? 1u << o->iotype : all,
@@ -164,11 +165,11 @@ static bool add_error_rules(struct blkdebug_state *s,
 static void add_state_rules(struct blkdebug_state *s,
                             const struct blkdebug_set_state_options_list *l)
 {
-    s->state_rules = g_new0(struct state_rule, l->n);
-    s->n_state_rules = l->n;
+    s->state_rules =
+        g_renew(struct state_rule, s->state_rules, s->n_state_rules + l->n);
     for (size_t i = 0; i < l->n; i++) {
         const struct blkdebug_set_state_options *o = l->items[i];
-        s->state_rules[i] = (struct state_rule){
+        s->state_rules[s->n_state_rules++] = (struct state_rule){
             .event = o->event,
             .state = o->has_state ? o->state : 0,
             .new_state = o->new_state,
@@ -242,6 +243,26 @@ static void free_rules(struct blkdebug_state *s)
     g_free(s->state_rules);
 }
 
+/* Those of the file come first. */
+static bool co_add_rules(struct blkdebug_state *s,
+                         const struct blockdev_options_blkdebug *o,
+                         GError **error)
+{
+    struct blkdebug_rules file = {0};
+    bool ok = !o->config || co_blkdebug_config_read(o->config, &file, error);
+
+    if (ok) {
+        add_state_rules(s, &file.states);
+        ok = add_error_rules(s, &file.errors, error);
+    }
+    if (ok && o->has_set_state) {
+        add_state_rules(s, &o->set_state);
+    }
+    blkdebug_rules_clear(&file);
+    return ok && (!o->has_inject_error ||
+                  add_error_rules(s, &o->inject_error, error));
+}
+
 static bool co_blkdebug_open(struct node *node,
                              const struct blockdev_options *options,
                              GError **error)
@@ -249,23 +270,13 @@ static bool co_blkdebug_open(struct node *node,
     const struct blockdev_options_blkdebug *o = &options->u.blkdebug;
     struct blkdebug_state *s = node->state;
 
-    if (o->config) {
-        return error_set(error, "blkdebug takes its rules from the options "
-                                "inject-error and set-state; a 'config' file "
-                                "is not supported");
-    }
     s->take = o->has_take_child_perms ? perms_of(&o->take_child_perms) : 0;
     s->unshare =
         o->has_unshare_child_perms ? perms_of(&o->unshare_child_perms) : 0;
-    if (!co_node_open_child(node, o->image, "image",
-                            ROLE_FILTERED | ROLE_PRIMARY, error)) {
-        return false;
-    }
     s->state = 1;
-    if (o->has_set_state) {
-        add_state_rules(s, &o->set_state);
-    }
-    if ((o->has_inject_error && !add_error_rules(s, &o->inject_error, error)) ||
+    if (!co_add_rules(s, o, error) ||
+        !co_node_open_child(node, o->image, "image",
+                            ROLE_FILTERED | ROLE_PRIMARY, error) ||
         !set_limits(node, o, error)) {
         free_rules(s);
         return false;
@@ -379,11 +390,26 @@ static int co_blkdebug_block_status(struct node *node, bool want_zero,
     return ret;
 }
 
+/* Is there anything that a name "blkdebug:CONFIG:IMAGE" does not say? */
+static bool has_more(const struct blockdev_options_blkdebug *o)
+{
+    return o->has_align || o->has_max_transfer || o->has_opt_write_zero ||
+           o->has_max_write_zero || o->has_opt_discard || o->has_max_discard ||
+           o->has_inject_error || o->has_set_state || o->has_take_child_perms ||
+           o->has_unshare_child_perms;
+}
+
 /* Not the child's: what is between them matters. */
 static void blkdebug_refresh_filename(struct node *node)
 {
+    const struct blockdev_options_blkdebug *o = &node->options->u.blkdebug;
+    const char *image = node->file->child->filename;
+
     g_free(node->filename);
-    node->filename = node_json_filename(node);
+    node->filename = has_more(o) || g_str_has_prefix(image, "json:")
+                         ? node_json_filename(node)
+                         : g_strdup_printf("blkdebug:%s:%s",
+                                           o->config ? o->config : "", image);
 }
 
 const struct block_driver driver_blkdebug = {

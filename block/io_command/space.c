@@ -189,8 +189,8 @@ static bool co_map(struct io_session *s, const struct io_args *args)
             run += more;
         }
         if (ret < 0) {
-            fprintf(s->out, "Failed to get allocation status: %s\n",
-                    g_strerror(-ret));
+            fprintf(s->err, "%s: Failed to get allocation status: %s\n",
+                    s->program, g_strerror(-ret));
             return false;
         }
         g_autofree char *size = io_size_text(run);

@@ -267,9 +267,10 @@ static void co_refusals(void)
            "Invalid errno -5");
     refuse("inject-error.0.event=none,inject-error.0.sector=-2",
            "Invalid sector -2");
-    refuse("config=rules.conf",
-           "blkdebug takes its rules from the options inject-error and "
-           "set-state; a 'config' file is not supported");
+    refuse("config=/nowhere/rules.conf",
+           "Could not read blkdebug config file: No such file or directory");
+    refuse("config=/dev/zero",
+           "Could not read blkdebug config file: Invalid argument");
 }
 
 static void what_makes_no_sense_is_refused(void **state)
