@@ -34,8 +34,7 @@ struct block_driver {
     size_t state_size;        /* node->state: this many zeroed bytes */
     bool supports_backing;    /* has a child "backing" */
     bool writes_fua;          /* writes and write-zeroes honour REQ_FUA */
-    bool writes_grow;         /* a format that passes a write past its end on
-                                 to its file, and so grows with it: raw */
+    bool writes_grow;         /* a format that grows as its file does: raw */
     bool writes_compressed;   /* writes honour REQ_COMPRESSED */
     bool zeroes_unmap;        /* write-zeroes honours REQ_MAY_UNMAP */
     bool unmapped_reads_zero; /* discarded ranges read as zeroes */
