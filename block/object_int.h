@@ -24,7 +24,8 @@ struct object_kind {
     bool (*set)(void *state, const void *properties, GError **error);
 };
 
-extern const struct object_kind object_iothread, object_throttle_group;
+extern const struct object_kind object_iothread, object_secret,
+    object_throttle_group;
 
 /* ---- object_iothread.c ---- */
 

@@ -11,6 +11,7 @@
 
 static const struct object_kind *const kinds[OBJECT_TYPE__COUNT] = {
     [OBJECT_TYPE_IOTHREAD] = &object_iothread,
+    [OBJECT_TYPE_SECRET] = &object_secret,
     [OBJECT_TYPE_THROTTLE_GROUP] = &object_throttle_group,
 };
 

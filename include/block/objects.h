@@ -1,6 +1,6 @@
 /*
- * Objects that users make, and name: I/O threads and throttle groups. Main
- * thread only.
+ * Objects that users make, and name: I/O threads, throttle groups, secrets.
+ * Main thread only.
  */
 #ifndef VARVE_BLOCK_OBJECTS_H
 #define VARVE_BLOCK_OBJECTS_H
