@@ -44,7 +44,9 @@ need_pkgs    := $(if $(MAKECMDGOALS),$(filter-out $(NO_PKG_GOALS),$(MAKECMDGOALS
 ifneq ($(need_pkgs),)
 PKG_CFLAGS  := $(shell pkg-config --cflags $(PKGS) $(ISAL)) \
                $(if $(ISAL),-DCONFIG_ISAL)
-PKG_LIBS    := $(shell pkg-config --libs $(PKGS) $(ISAL)) -laio
+# nbd/library.c loads libnbd when it is needed.
+PKG_LIBS    := $(shell pkg-config --libs $(filter-out libnbd,$(PKGS)) $(ISAL)) \
+               -laio
 endif
 
 OPT         ?= $(if $(SAN),-O1,-O2)

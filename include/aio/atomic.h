@@ -8,6 +8,7 @@
 #ifndef VARVE_AIO_ATOMIC_H
 #define VARVE_AIO_ATOMIC_H
 
+#include <glib.h>
 #include <stdint.h>
 
 static inline uint16_t load_acquire_u16(const uint16_t *p)
@@ -41,6 +42,15 @@ static inline void or_release_u8(uint8_t *p, uint8_t bits)
 static inline void compiler_barrier(void)
 {
     __atomic_signal_fence(__ATOMIC_SEQ_CST);
+}
+
+/* Calls fn the first time, with zero in *once; who comes meanwhile waits. */
+static inline void run_once(gsize *once, void (*fn)(void))
+{
+    if (g_once_init_enter(once)) {
+        fn();
+        g_once_init_leave(once, 1);
+    }
 }
 
 /* A full barrier: store, then look at what the other side stored. */

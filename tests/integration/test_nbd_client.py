@@ -527,3 +527,11 @@ def test_errors_of_the_server_are_passed_on(tmp_path):
         assert "write failed: No space left on device" in \
             done.stdout + done.stderr
         io(f"nbd:unix:{path}", "read -P 0 0 4k")
+
+
+def test_programs_start_without_the_library():
+    for name in ("varved", "varve-img", "varve-io"):
+        done = subprocess.run(["ldd", program(name)], capture_output=True,
+                              text=True, check=True)
+        assert "libglib" in done.stdout
+        assert "nbd" not in done.stdout
