@@ -81,8 +81,7 @@ struct block_driver {
      * metadata children after a format's or filter's own co_flush. */
     int (*co_flush)(struct node *node);
     /* Hands what completed writes have left in this process to the child, so
-     * that it survives the process; nothing need be stable. NULL if there is
-     * nothing of that kind. */
+     * that it survives the process; nothing need be stable. */
     int (*co_write_back)(struct node *node);
     /* About [offset, offset + bytes), aligned; fills *status for a run that
      * starts at offset. want_zero false: an exact ZERO flag is not needed, so
