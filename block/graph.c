@@ -85,6 +85,17 @@ static void refresh_limits(struct node *node, uint64_t visit)
     }
 }
 
+void graph_give_up(void)
+{
+    struct node *node;
+
+    TAILQ_FOREACH (node, &graph_current()->nodes, link) {
+        if (node->driver->give_up) {
+            node->driver->give_up(node);
+        }
+    }
+}
+
 void graph_refresh_limits(struct node *node)
 {
     refresh_limits(node, ++node->graph->visit);

@@ -57,7 +57,14 @@ static void refresh_limits(struct node *node)
     };
 }
 
-/* A node that is being opened, or closed, has no client. */
+/* A node that is not open yet, or any more, has no client. */
+static void give_up(struct node *node)
+{
+    if (client_of(node)) {
+        nbd_client_give_up(client_of(node));
+    }
+}
+
 static void quiesce(struct node *node, bool quiet)
 {
     if (client_of(node)) {
@@ -92,17 +99,15 @@ static bool co_open(struct node *node, const struct blockdev_options *options,
         return error_set(error, "No TLS credentials with id '%s'",
                          options->u.nbd.tls_creds);
     }
-    s->client = co_nbd_client_open(options, error);
-    if (!s->client) {
-        return false;
+    s->client = nbd_client_new(options);
+    if (node->drained) {
+        drain_begin(node); /* it began before there was a client */
     }
-    if (!check_writable(s->client, &node->read_only, node->auto_read_only,
+    if (!co_nbd_client_open(s->client, error) ||
+        !check_writable(s->client, &node->read_only, node->auto_read_only,
                         error)) {
         co_close(node);
         return false;
-    }
-    if (node->drained) {
-        drain_begin(node); /* it began before there was a client */
     }
     node->length = s->client->info.bytes;
     refresh_limits(node);
@@ -356,6 +361,7 @@ const struct block_driver driver_nbd = {
     .co_truncate = co_truncate,
     .drain_begin = drain_begin,
     .drain_end = drain_end,
+    .give_up = give_up,
     .strong_options = strong_options,
     .refresh_filename = refresh_filename,
     .refresh_limits = refresh_limits,

@@ -286,23 +286,14 @@ static char *server_name(const struct socket_address *a)
     }
 }
 
-struct nbd_client *co_nbd_client_open(const struct blockdev_options *options,
-                                      GError **error)
+struct nbd_client *nbd_client_new(const struct blockdev_options *options)
 {
     struct nbd_client *c = g_new0(struct nbd_client, 1);
-    bool connected;
 
     c->options = blockdev_options_clone(options);
     c->server = server_name(options->u.nbd.server);
     c->fd = -1;
     c->again = (struct deferred){.fn = take_replies, .opaque = c};
-    c->connecting = true;
-    connected = co_nbd_client_connect_first(c, error);
-    c->connecting = false;
-    if (!connected) {
-        nbd_client_close(c);
-        return NULL;
-    }
     return c;
 }
 

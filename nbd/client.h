@@ -64,6 +64,7 @@ struct nbd_client {
     struct co_sleep event; /* of the socket, for whoever connects */
     int64_t deadline_ns;   /* for it; 0 = none */
     bool negotiated;       /* connected, and past the handshake */
+    bool given_up;         /* no other connection */
     bool fd_taken;         /* the descriptor that was given is used up */
     char *why;             /* what libnbd, or the server, said last */
 
@@ -75,10 +76,14 @@ struct nbd_client {
     uint64_t changes;         /* begun and ended changes of the export */
 };
 
-/* Connects, and fills in info; NULL and *error. Suspends for as long as the
- * server takes, or for open-timeout. */
-struct nbd_client *co_nbd_client_open(const struct blockdev_options *options,
-                                      GError **error);
+/* Not connected yet; takes a copy of the options. */
+struct nbd_client *nbd_client_new(const struct blockdev_options *options);
+/* Connects, and fills in info. Suspends for as long as the server takes, or for
+ * open-timeout. */
+bool co_nbd_client_open(struct nbd_client *c, GError **error);
+/* Nobody waits for a connection any more, now or later: there is none. One that
+ * is there goes on. */
+void nbd_client_give_up(struct nbd_client *c);
 /* Nothing is in flight. Does not suspend. */
 void nbd_client_close(struct nbd_client *c);
 /* One command, which the export's limits allow; 0 or -errno. When the
@@ -109,10 +114,16 @@ void nbd_client_drop(struct nbd_client *c);
 /* A time on the current loop's clock, or 0 for 0 seconds. */
 int64_t nbd_client_deadline(uint32_t seconds);
 bool nbd_client_is_late(const struct nbd_client *c);
+/* The metadata context that is asked for block status. */
+const char *nbd_client_context(const struct nbd_client *c);
+/* What the server of the connection says of the export, checked. */
+bool nbd_client_take_info(struct nbd_client *c, struct nbd_export_info *info,
+                          GError **error);
+/* False if requests that fitted what it was do not fit what it is. */
+bool nbd_export_is_same(const struct nbd_export_info *was,
+                        const struct nbd_export_info *is, GError **error);
 /* The connected socket, or -1 and *error; within deadline_ns. */
 int co_nbd_client_socket(struct nbd_client *c, GError **error);
-/* Connects for the first time, trying for open-timeout. */
-bool co_nbd_client_connect_first(struct nbd_client *c, GError **error);
 /* For a request: true once there is a connection again. */
 bool co_nbd_client_reconnect(struct nbd_client *c);
 

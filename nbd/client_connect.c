@@ -3,31 +3,27 @@
  * when it is lost.
  *
  * libnbd negotiates in option mode, so that a refusal of the export can be told
- * from one of the connection. What the server then says of the export is not
- * believed before it is checked; on a connection after the first it must go on
- * being the same disk. One coroutine connects at a time, on the node's loop,
- * and only because a request wants it: an idle or drained node does nothing.
+ * from one of the connection. On a connection after the first the export must
+ * go on being the same disk. One coroutine connects at a time, on the node's
+ * loop, and only because a request wants it: an idle or drained node does
+ * nothing.
  */
 #include <errno.h>
-#include <inttypes.h>
 #include <string.h>
 #include <unistd.h>
 
-#include "block/types.h"
 #include "nbd/client.h"
 #include "util/error.h"
 #include "util/range.h"
 
-#define SECOND            INT64_C(1000000000)
-#define PAUSE_NS          (SECOND / 100)
-#define MAX_PAUSE_NS      (SECOND / 2)
+#define SECOND       INT64_C(1000000000)
+#define PAUSE_NS     (SECOND / 100)
+#define MAX_PAUSE_NS (SECOND / 2)
 /* When patience has ended, a request waits no longer than this for an attempt,
  * and there is one in this time. */
-#define ATTEMPT_NS        SECOND
-#define MAX_BLOCK         (INT64_C(1) << 20)
-#define DEFAULT_MAX_BLOCK (INT64_C(32) << 20)
-#define MAX_NAME          4096 /* NBD protocol, "String values" */
-#define SERVER_SAYS       "server error message: "
+#define ATTEMPT_NS   SECOND
+#define MAX_NAME     4096 /* NBD protocol, "String values" */
+#define SERVER_SAYS  "server error message: "
 
 int64_t nbd_client_deadline(uint32_t seconds)
 {
@@ -36,7 +32,15 @@ int64_t nbd_client_deadline(uint32_t seconds)
 
 bool nbd_client_is_late(const struct nbd_client *c)
 {
-    return c->deadline_ns && loop_now_ns(loop_current()) >= c->deadline_ns;
+    return c->given_up ||
+           (c->deadline_ns && loop_now_ns(loop_current()) >= c->deadline_ns);
+}
+
+void nbd_client_give_up(struct nbd_client *c)
+{
+    c->given_up = true;
+    c->patience_end_ns = 0;
+    co_sleep_wake(&c->event);
 }
 
 bool co_nbd_client_wait(struct nbd_client *c)
@@ -50,7 +54,7 @@ bool co_nbd_client_wait(struct nbd_client *c)
     return true;
 }
 
-static const char *context_of(const struct nbd_client *c)
+const char *nbd_client_context(const struct nbd_client *c)
 {
     const char *other = c->options->u.nbd.x_dirty_bitmap;
 
@@ -62,94 +66,6 @@ static const char *export_of(const struct nbd_client *c)
     const char *name = c->options->u.nbd.export;
 
     return name ? name : "";
-}
-
-/* ---- what the server says of the export ---- */
-
-static bool has(int answer)
-{
-    return answer > 0;
-}
-
-static int64_t block_size(struct nbd_handle *h, int which)
-{
-    return nbd_get_block_size(h, which);
-}
-
-static bool check_blocks(struct nbd_export_info *info, GError **error)
-{
-    if (!info->min_block) {
-        /* Servers that do not say came before the question. */
-        info->min_block =
-            is_aligned(info->bytes, BLOCK_SECTOR_SIZE) ? BLOCK_SECTOR_SIZE : 1;
-    }
-    if (info->min_block < 0 || !is_power_of_2(info->min_block) ||
-        info->min_block > MAX_BLOCK) {
-        return error_set(error, "Server's minimum block size is %" PRId64,
-                         info->min_block);
-    }
-    if (!is_aligned(info->bytes, info->min_block)) {
-        return error_set(
-            error,
-            "Export length %" PRId64
-            " is not a multiple of the minimum block size %" PRId64,
-            info->bytes, info->min_block);
-    }
-    if (info->max_block < 0 || info->opt_block < 0 ||
-        (info->max_block && info->max_block < info->min_block)) {
-        return error_set(error, "Server's maximum block size is %" PRId64,
-                         info->max_block);
-    }
-    int64_t max = min_i64(info->max_block ? info->max_block : INT64_MAX,
-                          DEFAULT_MAX_BLOCK);
-
-    info->max_block = align_down(max, info->min_block);
-    return true;
-}
-
-static bool take_info(struct nbd_client *c, struct nbd_export_info *info,
-                      GError **error)
-{
-    struct nbd_handle *h = c->handle;
-
-    *info = (struct nbd_export_info){
-        .bytes = nbd_get_size(h),
-        .min_block = block_size(h, LIBNBD_SIZE_MINIMUM),
-        .opt_block = block_size(h, LIBNBD_SIZE_PREFERRED),
-        .max_block = block_size(h, LIBNBD_SIZE_MAXIMUM),
-        .read_only = has(nbd_is_read_only(h)),
-        .can_flush = has(nbd_can_flush(h)),
-        .can_fua = has(nbd_can_fua(h)),
-        .can_trim = has(nbd_can_trim(h)),
-        .can_zero = has(nbd_can_zero(h)),
-        .can_fast_zero = has(nbd_can_fast_zero(h)),
-        .has_status = has(nbd_can_meta_context(h, context_of(c))),
-    };
-    if (info->bytes < 0 || info->bytes > BLOCK_MAX_LENGTH) {
-        return error_set(error, "Export is too large");
-    }
-    if (!info->has_status && c->options->u.nbd.x_dirty_bitmap) {
-        return error_set(error, "Server has no metadata context '%s'",
-                         context_of(c));
-    }
-    return check_blocks(info, error);
-}
-
-/* The next connection must go on where the last one was. */
-static bool check_same(const struct nbd_export_info *was,
-                       const struct nbd_export_info *is, GError **error)
-{
-    if (is->bytes != was->bytes) {
-        return error_set(error,
-                         "Export has %" PRId64 " bytes now, and had %" PRId64,
-                         is->bytes, was->bytes);
-    }
-    if (is->min_block > was->min_block || is->max_block < was->max_block) {
-        return error_set(error,
-                         "Server's block sizes are stricter than before");
-    }
-    return !is->read_only || was->read_only ||
-           error_set(error, "Export has become read-only");
 }
 
 /* ---- the handshake ---- */
@@ -254,12 +170,13 @@ static bool configure(struct nbd_client *c, GError **error)
 {
     nbd_debug_callback debug = {.callback = on_debug, .user_data = c};
 
-    if (strlen(export_of(c)) > MAX_NAME || strlen(context_of(c)) > MAX_NAME) {
+    if (strlen(export_of(c)) > MAX_NAME ||
+        strlen(nbd_client_context(c)) > MAX_NAME) {
         return error_set(error, "export name too long to send to server");
     }
     if (nbd_set_opt_mode(c->handle, true) < 0 ||
         nbd_set_export_name(c->handle, export_of(c)) < 0 ||
-        nbd_add_meta_context(c->handle, context_of(c)) < 0 ||
+        nbd_add_meta_context(c->handle, nbd_client_context(c)) < 0 ||
         nbd_set_debug_callback(c->handle, debug) < 0 ||
         nbd_set_debug(c->handle, true) < 0) {
         return error_set(error, "%s", nbd_get_error());
@@ -281,7 +198,7 @@ static bool co_handshake(struct nbd_client *c, int socket,
         return handshake_failed(c, error);
     }
     return co_greeting(c, error) && co_go(c, error) &&
-           take_info(c, info, error);
+           nbd_client_take_info(c, info, error);
 }
 
 /* ---- connecting ---- */
@@ -311,7 +228,7 @@ static bool co_connect(struct nbd_client *c, struct nbd_export_info *info,
     return true;
 }
 
-bool co_nbd_client_connect_first(struct nbd_client *c, GError **error)
+static bool co_connect_first(struct nbd_client *c, GError **error)
 {
     int64_t pause = PAUSE_NS;
     bool serious;
@@ -334,6 +251,15 @@ bool co_nbd_client_connect_first(struct nbd_client *c, GError **error)
     }
 }
 
+bool co_nbd_client_open(struct nbd_client *c, GError **error)
+{
+    c->connecting = true;
+    bool ok = co_connect_first(c, error);
+
+    c->connecting = false;
+    return ok;
+}
+
 /* One attempt; the connection is that of the same export. */
 static bool co_connect_again(struct nbd_client *c)
 {
@@ -345,7 +271,7 @@ static bool co_connect_again(struct nbd_client *c)
         g_info("%s", error->message);
         return false;
     }
-    if (!check_same(&c->info, &info, &error)) {
+    if (!nbd_export_is_same(&c->info, &info, &error)) {
         g_warning("NBD server at '%s': %s", c->server, error->message);
         nbd_client_drop(c);
         return false;
@@ -373,7 +299,7 @@ static bool co_try_again(struct nbd_client *c)
         }
         now = loop_now_ns(loop_current());
     }
-    if (now < c->next_attempt_ns) {
+    if (now < c->next_attempt_ns || c->given_up) {
         return false;
     }
     c->deadline_ns = now + ATTEMPT_NS;

@@ -140,10 +140,9 @@ struct block_driver {
     /* Lets go of everything that this layer holds, so that all of it comes
      * from the backing file. */
     int (*co_make_empty)(struct node *node);
-    /* Format part of query answers; NULL if there is none. Caller frees. */
+    /* Format part of query answers, or NULL. Caller frees. */
     struct image_info_specific *(*co_query_specific)(struct node *node);
-    /* Statistics that no other driver has; NULL if there are none. Caller
-     * frees. */
+    /* Statistics that no other driver has, or NULL. Caller frees. */
     struct block_stats_specific *(*query_stats)(const struct node *node);
     /* How I/O is done now, for people: "auto: native"; caller frees. */
     char *(*io_engine)(struct node *node);
@@ -166,6 +165,8 @@ struct block_driver {
     /* Stop and resume work of the node's own that no request asked for. */
     void (*drain_begin)(struct node *node);
     void (*drain_end)(struct node *node);
+    /* The program ends: nobody outside is waited for. */
+    void (*give_up)(struct node *node);
 
     /* blockdev-create: makes an image in the node or file that the options
      * name. Needs no open node of this driver. */

@@ -40,6 +40,9 @@ struct graph {
 
 /* The graph of the current loop; made at first use. */
 struct graph *graph_current(void);
+/* The program ends: tells the drivers of the current loop's nodes, also of
+ * those that are being opened, not to wait for anybody outside. */
+void graph_give_up(void);
 
 /* What holds over all loops. Who takes several does so in this order; none is
  * taken on the way of a request. */

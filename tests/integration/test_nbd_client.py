@@ -394,6 +394,32 @@ def test_a_move_waits_for_the_server(pausing, start):
     assert qemu_io(daemon, "n", "read -P 3 2M 64k").startswith("read")
 
 
+def test_the_end_waits_for_no_server_to_come_back(pausing, start):
+    daemon = start(Varved)
+    add(daemon, pausing, reconnect_delay=3600)
+    pausing.held = True
+    daemon.connect(socket=1).send({
+        "execute": "human-monitor-command",
+        "arguments": {"command-line": 'qemu-io n "write 0 4k"'}})
+    pausing.arrived.get(timeout=30)
+    pausing.close()
+    daemon.terminate(20)
+
+
+def test_the_end_waits_for_no_server_that_says_nothing(start, tmp_path):
+    path = str(tmp_path / "s")
+    daemon = start(Varved)
+    with socket.socket(socket.AF_UNIX) as silent:
+        silent.bind(path)
+        silent.listen(1)
+        silent.settimeout(30)
+        daemon.qmp.send({"execute": "blockdev-add", "arguments": {
+            "driver": "nbd", "node-name": "m",
+            "server": {"type": "unix", "path": path}}})
+        with silent.accept()[0]:
+            daemon.terminate(20)
+
+
 def test_another_export_is_not_the_same_disk(pausing, start):
     daemon = start(Varved)
     add(daemon, pausing)

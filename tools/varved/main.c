@@ -82,9 +82,10 @@ static void visit_graph(struct daemon *d, co_fn *fn)
     }
 }
 
-static void co_release_breaks(void *opaque)
+static void co_let_go(void *opaque)
 {
     breaks_release_all();
+    graph_give_up();
 }
 
 static void co_cancel_jobs(void *opaque)
@@ -95,7 +96,7 @@ static void co_cancel_jobs(void *opaque)
 static void co_stop_work(void *opaque)
 {
     co_graph_lock(GRAPH_LOCK_LOOPS);
-    co_graphs_each(co_release_breaks, NULL, false);
+    co_graphs_each(co_let_go, NULL, false);
     graph_unlock(GRAPH_LOCK_LOOPS);
     co_vm_stop(RUN_STATE_SHUTDOWN);
     co_graph_lock(GRAPH_LOCK_LOOPS);
