@@ -32,6 +32,7 @@ struct run {
     uint8_t *touched[PHASES + 1]; /* units changed in the phase before */
     struct stress t;
     struct crash_start start; /* as created */
+    bool lazy;                /* refcounts are */
     bool write_back;          /* after every few requests */
 };
 
@@ -51,6 +52,11 @@ static void co_check_crash(struct run *r, struct node *disk, unsigned phase,
 {
     struct stress v = r->t;
 
+    if (r->lazy) {
+        /* Opening it makes it good. */
+        co_node_unref(co_open("driver=qcow2,file=crash-disk"));
+        assert_int_equal(get_be(disk, 72, 8) & 1, 0);
+    }
     mem_disk_save(disk, "crash.qcow2");
     assert_image_clean("crash.qcow2", true);
     v.node = co_open("driver=qcow2,file=crash-disk,%s", what);
@@ -163,6 +169,30 @@ static void co_crash_run(const char *create, int64_t size, const char *open,
                          int64_t compressed, unsigned seed)
 {
     co_run(&(struct run){0}, create, size, open, compressed, seed);
+}
+
+static void co_lazy(void *opaque)
+{
+    struct run r = {.lazy = true};
+
+    co_run(&r, "'cluster-size': 4096, 'lazy-refcounts': true", 2 << 20, "",
+           4096, 21);
+    co_run(&r, "'cluster-size': 512", 2 << 20,
+           ",lazy-refcounts=on,pass-discard-request=on,cache-size=4096,"
+           "l2-cache-entry-size=512",
+           0, 22);
+    co_run(&r,
+           "'cluster-size': 16384, 'extended-l2': true, "
+           "'lazy-refcounts': true",
+           4 << 20, "", 0, 23);
+    r.write_back = true;
+    co_run(&r, "'cluster-size': 4096, 'lazy-refcounts': true", 2 << 20, "", 0,
+           24);
+}
+
+static void lazy_refcounts_are_good_again_after_a_crash(void **state)
+{
+    in_fake_loop(co_lazy);
 }
 
 static void co_written_back(void *opaque)
@@ -522,6 +552,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(what_is_written_back_survives_the_process),
+        cmocka_unit_test(lazy_refcounts_are_good_again_after_a_crash),
         cmocka_unit_test(a_crash_leaves_leaks_at_worst_with_small_clusters),
         cmocka_unit_test(a_crash_leaves_leaks_at_worst_with_tiny_caches),
         cmocka_unit_test(a_crash_leaves_leaks_at_worst_with_default_clusters),

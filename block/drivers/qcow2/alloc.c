@@ -379,13 +379,16 @@ static int co_fill(struct alloc_write *w, int64_t offset,
 /* ---- the L2 entries ------------------------------------------------------ */
 
 /* Whether the entry of the cluster at `at` may be on disk before anything else
- * is; see reserve.c. */
+ * is; see reserve.c, and lazy.c. */
 static bool needs_no_order(const struct alloc_write *w, const uint64_t *old,
                            int64_t at)
 {
     struct qcow2 *s = w->s;
 
-    return w->reserve && w->reserve <= s->reserve.stable &&
+    bool counted = w->reserve && w->reserve <= s->reserve.stable;
+    bool need_not_be = s->lagging && w->fresh && !w->reuse && !s->external;
+
+    return (counted || need_not_be) &&
            entry_reads_zero(s, old, at, at + s->cluster_size);
 }
 

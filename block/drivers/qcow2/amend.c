@@ -231,6 +231,9 @@ static bool co_set_features(struct qcow2 *s, struct image_spec *w,
         return false;
     }
     s->external_raw = w->data_file_raw;
+    if (w->lazy_refcounts != lazy) {
+        s->lazy = w->lazy_refcounts;
+    }
     return true;
 }
 

@@ -14,6 +14,9 @@
  *   4. writes the L2 slices and L1 entries;
  *   5. if clusters lost a reference: flushes, and lets them be freed.
  *
+ * While refcounts lag (lazy.c) step 1 is left out but for step 3, and step 2
+ * where nothing needs it.
+ *
  * So a cluster that any table on disk refers to is counted on disk, and a crash
  * between any two writes leaves clusters counted that nobody refers to, at
  * worst. The guest's flush itself is the engine's, after step 4.
@@ -111,9 +114,10 @@ int co_qcow2_flush_files(struct qcow2 *s)
 
 static int co_write_in_order(struct qcow2 *s, const struct commit *c)
 {
-    int ret = co_meta_cache_write_all(&s->rb);
+    int ret =
+        s->lagging && !c->rt_entries ? 0 : co_meta_cache_write_all(&s->rb);
 
-    if (ret == 0) {
+    if (ret == 0 && (!s->lagging || c->needs_order || c->rt_entries)) {
         ret = co_qcow2_flush_files(s);
     }
     if (ret == 0 && c->rt_entries) {
@@ -137,6 +141,11 @@ static int co_write_in_order(struct qcow2 *s, const struct commit *c)
     return ret;
 }
 
+static bool refcounts_due(const struct qcow2 *s)
+{
+    return s->rb.n_dirty && !s->lagging;
+}
+
 int co_qcow2_commit_locked(struct qcow2 *s)
 {
     struct commit c;
@@ -146,7 +155,7 @@ int co_qcow2_commit_locked(struct qcow2 *s)
     }
     if (!s->l2.n_dirty && s->l1_dirt.lo >= s->l1_dirt.hi &&
         s->rt_dirt.lo >= s->rt_dirt.hi && !s->frees[FREE_PENDING]->len) {
-        return s->rb.n_dirty ? co_meta_cache_write_all(&s->rb) : 0;
+        return refcounts_due(s) ? co_meta_cache_write_all(&s->rb) : 0;
     }
     commit_begin(s, &c);
     int ret = co_write_in_order(s, &c);

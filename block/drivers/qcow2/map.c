@@ -244,6 +244,7 @@ static int co_make_table(struct qcow2 *s, int64_t offset)
     uint32_t i = l1_index(s, offset);
     int64_t old = s->l1[i] & QCOW2_OFFSET_MASK;
 
+    int64_t fresh_from = s->zero_from;
     int64_t host = co_qcow2_alloc_contiguous(s, 1, "L2 table");
     if (host < 0) {
         return host;
@@ -258,6 +259,7 @@ static int co_make_table(struct qcow2 *s, int64_t offset)
         move_slices(s, offset, host - old);
         qcow2_free_later(s, old, s->cluster_size, FREE_OTHER);
     }
+    s->needs_order = s->needs_order || old || host < fresh_from;
     s->l1[i] = host | QCOW2_COPIED;
     table_dirt_add(&s->l1_dirt, i);
     return 0;

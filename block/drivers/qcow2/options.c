@@ -1,12 +1,11 @@
 /*
  * The options of a node.
  *
- * Cache sizes and l2-cache-entry-size set the caches; overlap-check
- * "none" switches the guard of metadata off, any other mode guards all that the
- * driver knows; pass-discard-* say which freed clusters are discarded in the
- * file. lazy-refcounts is shown and kept, but changes nothing: refcounts are
- * written in batches anyway. The caches take memory only as they fill, and
- * cache-clean-interval says when they give it back (cache_clean.c).
+ * Cache sizes and l2-cache-entry-size set the caches, which take memory only as
+ * they fill; cache-clean-interval says when they give it back (cache_clean.c).
+ * overlap-check chooses what guard.c guards, lazy-refcounts whether refcounts
+ * may lag (lazy.c; the image says so if the option does not), pass-discard-*
+ * which freed clusters are discarded in the file.
  */
 #include "block/drivers/qcow2/qcow2.h"
 
@@ -190,6 +189,10 @@ bool qcow2_apply_options(struct qcow2 *s,
         !o->has_pass_discard_snapshot || o->pass_discard_snapshot;
     s->discard_passed[FREE_OTHER] =
         o->has_pass_discard_other && o->pass_discard_other;
+    s->lazy = (o->has_lazy_refcounts
+                   ? o->lazy_refcounts
+                   : s->header.compatible & QCOW2_COMPAT_LAZY_REFCOUNTS) &&
+              s->version >= 3 && !s->node->for_check;
     s->guard.chosen = qcow2_guard_choice(o->overlap_check);
     s->guard_data = s->guard.chosen && !s->external;
     return set_up_caches(s, o, error);

@@ -209,6 +209,9 @@ int co_qcow2_settle(struct qcow2 *s)
     if (ret == 0) {
         ret = co_qcow2_commit(s);
     }
+    if (ret == 0) {
+        ret = co_qcow2_catch_up(s);
+    }
     return ret < 0 ? ret : co_node_flush(qcow2_file(s));
 }
 

@@ -112,6 +112,10 @@ struct qcow2 {
     bool applying_frees;
     bool discard_passed[FREE_KINDS];
 
+    /* see lazy.c */
+    bool lazy;    /* refcounts may lag behind */
+    bool lagging; /* they may do so on disk, and the dirty bit is set there */
+
     /* see compress.c */
     enum qcow2_compress_effort compress_effort;
     struct compressor *compressors; /* those at rest */
@@ -424,6 +428,15 @@ void qcow2_note_used(struct qcow2 *s, int64_t end);
 int64_t co_qcow2_take_reserved(struct qcow2 *s, int64_t want, int64_t *got);
 /* What is left is given back; for a node that no request is in. */
 void co_qcow2_drop_reserve(struct qcow2 *s);
+
+/* ---- lazy.c ---- */
+/* Before clusters are handed out: says on disk that refcounts may lag. */
+int co_qcow2_lag(struct qcow2 *s);
+/* Writes them, and says that they no longer do. Nobody else uses the node. */
+int co_qcow2_catch_up(struct qcow2 *s);
+/* Before the repair of an image whose refcounts lag: makes the file as long as
+ * its tables say. */
+int co_qcow2_cover_references(struct qcow2 *s);
 
 /* ---- reftable.c: new refcount blocks and a larger refcount table ---- */
 /* With alloc_lock held: makes the block that counts cluster, which no block

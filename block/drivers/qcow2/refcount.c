@@ -264,6 +264,9 @@ static int64_t co_alloc_locked(struct qcow2 *s, struct search *q, bool *fresh)
     ret = co_qcow2_guard_new(s, q->what, q->start << s->cluster_bits,
                              q->n << s->cluster_bits);
     if (ret == 0) {
+        ret = co_qcow2_lag(s);
+    }
+    if (ret == 0) {
         ret = co_take(s, q->start, q->n);
     }
     if (ret < 0) {

@@ -125,6 +125,11 @@ static bool co_repair(struct survey *v, GError **error)
 bool co_qcow2_repair_refcounts(struct qcow2 *s, GError **error)
 {
     struct survey v;
+
+    int ret = co_qcow2_cover_references(s);
+    if (ret < 0) {
+        return error_set_errno(error, ret, "Could not repair the refcounts");
+    }
     bool ok =
         qcow2_survey_init(&v, s)
             ? co_repair(&v, error)
