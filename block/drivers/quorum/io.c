@@ -17,52 +17,30 @@
  */
 #include <errno.h>
 #include <inttypes.h>
-#include <string.h>
 
-#include "block/drivers/quorum/quorum.h"
+#include "block/drivers/quorum/vote.h"
 #include "block/graph.h"
 #include "block/listener.h"
 #include "block/node.h"
 #include "block/request.h"
 #include "util/range.h"
 
-struct request;
-
-struct ballot {
-    struct request *request;
-    struct node *child;
-    void *buffer;
-    int ret;
-    unsigned like; /* the first ballot that says the same */
-};
-
-struct request {
-    struct node *node;
-    enum quorum_op_type type;
-    int (*co_run)(struct ballot *b);
-    int64_t offset, bytes;
-    const struct iov *iov; /* what is written */
-    unsigned flags;
-    unsigned n;
-    struct ballot *ballots;
-};
-
 /* ---- asking all ---------------------------------------------------------- */
 
-static void request_init(struct request *r, struct node *node)
+static void request_init(struct quorum_request *r, struct node *node)
 {
     const struct quorum_state *s = node->state;
 
     r->node = node;
     r->n = s->n;
-    r->ballots = g_new0(struct ballot, r->n);
+    r->ballots = g_new0(struct quorum_ballot, r->n);
     for (unsigned i = 0; i < r->n; i++) {
         r->ballots[i].request = r;
         r->ballots[i].child = s->children[i]->child;
     }
 }
 
-static void request_free(struct request *r)
+static void request_free(struct quorum_request *r)
 {
     for (unsigned i = 0; i < r->n; i++) {
         io_buffer_free(r->ballots[i].buffer);
@@ -72,13 +50,13 @@ static void request_free(struct request *r)
 
 static int co_cast(void *opaque)
 {
-    struct ballot *b = opaque;
+    struct quorum_ballot *b = opaque;
 
     b->ret = b->request->co_run(b);
     return 0;
 }
 
-static void co_ask_all(struct request *r)
+static void co_ask_all(struct quorum_request *r)
 {
     struct co_pool pool = {.limit = r->n};
 
@@ -88,134 +66,44 @@ static void co_ask_all(struct request *r)
     co_pool_wait(&pool);
 }
 
-static int co_read_child(struct ballot *b)
+static int co_read_child(struct quorum_ballot *b)
 {
-    const struct request *r = b->request;
+    const struct quorum_request *r = b->request;
 
     return co_node_pread(b->child, r->offset, b->buffer, r->bytes, r->flags);
 }
 
-static int co_write_child(struct ballot *b)
+static int co_write_child(struct quorum_ballot *b)
 {
-    const struct request *r = b->request;
+    const struct quorum_request *r = b->request;
 
     return co_node_pwritev(b->child, r->offset, r->iov, r->flags);
 }
 
-static int co_zero_child(struct ballot *b)
+static int co_zero_child(struct quorum_ballot *b)
 {
-    const struct request *r = b->request;
+    const struct quorum_request *r = b->request;
 
     return co_node_pwrite_zeroes(b->child, r->offset, r->bytes, r->flags);
 }
 
-static int co_flush_child(struct ballot *b)
+static int co_flush_child(struct quorum_ballot *b)
 {
     return co_node_flush(b->child);
 }
 
-static int co_write_back_child(struct ballot *b)
+static int co_write_back_child(struct quorum_ballot *b)
 {
     return co_node_write_back(b->child);
-}
-
-/* ---- counting ------------------------------------------------------------ */
-
-static void report_bad(const struct ballot *b)
-{
-    const struct request *r = b->request;
-
-    BLOCK_ANNOUNCE(quorum_report_bad, b->child, r->type, -b->ret, r->offset,
-                   r->bytes);
-}
-
-static bool same_data(const struct ballot *a, const struct ballot *b)
-{
-    return !memcmp(a->buffer, b->buffer, (size_t)b->request->bytes);
-}
-
-static bool same_error(const struct ballot *a, const struct ballot *b)
-{
-    return a->ret == b->ret;
-}
-
-/* Votes among the ballots that are good, or among those that are not. Sets
- * `like` of these; the winner, by its first ballot, or NULL if there are none.
- */
-static struct ballot *count(struct request *r, bool good, unsigned *votes)
-{
-    struct ballot *winner = NULL;
-
-    *votes = 0;
-    for (unsigned i = 0; i < r->n; i++) {
-        struct ballot *b = &r->ballots[i];
-        if (good == (b->ret < 0)) {
-            continue;
-        }
-        unsigned k = 0;
-        while (k < i && (good == (r->ballots[k].ret < 0) ||
-                         !(good ? same_data : same_error)(&r->ballots[k], b))) {
-            k++;
-        }
-        b->like = k;
-    }
-    for (unsigned i = 0; i < r->n; i++) {
-        unsigned n = 0;
-        for (unsigned k = i; k < r->n; k++) {
-            n += good == (r->ballots[k].ret == 0) && r->ballots[k].like == i;
-        }
-        if (n && n >= *votes) {
-            *votes = n;
-            winner = &r->ballots[i];
-        }
-    }
-    return winner;
-}
-
-static bool all_alike(struct request *r)
-{
-    const struct ballot *first = NULL;
-
-    for (unsigned i = 0; i < r->n; i++) {
-        const struct ballot *b = &r->ballots[i];
-        if (b->ret == 0 && first && !same_data(first, b)) {
-            return false;
-        }
-        if (b->ret == 0 && !first) {
-            first = b;
-        }
-    }
-    return true;
-}
-
-/* 0 if enough succeeded, or the error that most have. */
-static int judge(struct request *r)
-{
-    const struct quorum_state *s = r->node->state;
-    unsigned good = 0, votes;
-
-    for (unsigned i = 0; i < r->n; i++) {
-        if (r->ballots[i].ret < 0) {
-            report_bad(&r->ballots[i]);
-        } else {
-            good++;
-        }
-    }
-    if (good >= s->threshold) {
-        return 0;
-    }
-    if (r->type != QUORUM_OP_TYPE_FLUSH) {
-        BLOCK_ANNOUNCE(quorum_failure, r->node, r->offset, r->bytes);
-    }
-    return count(r, false, &votes)->ret;
 }
 
 /* ---- reading ------------------------------------------------------------- */
 
 /* Writes to a child what the others agree on. */
-static void co_mend(struct ballot *loser, const struct ballot *winner)
+static void co_mend(struct quorum_ballot *loser,
+                    const struct quorum_ballot *winner)
 {
-    const struct request *r = winner->request;
+    const struct quorum_request *r = winner->request;
     int64_t bytes = min_i64(r->bytes, loser->child->length - r->offset);
 
     if (bytes > 0) {
@@ -224,17 +112,18 @@ static void co_mend(struct ballot *loser, const struct ballot *winner)
 }
 
 /* Reports all that differ from the winner, the last ones first. */
-static void co_outvote(struct request *r, const struct ballot *winner)
+static void co_outvote(struct quorum_request *r,
+                       const struct quorum_ballot *winner)
 {
     const struct quorum_state *s = r->node->state;
 
     for (unsigned version = r->n; version-- > 0;) {
         for (unsigned i = r->n; i-- > 0;) {
-            struct ballot *b = &r->ballots[i];
+            struct quorum_ballot *b = &r->ballots[i];
             if (b->ret < 0 || b->like != version || b->like == winner->like) {
                 continue;
             }
-            report_bad(b);
+            quorum_report(b);
             if (s->rewrite) {
                 co_mend(b, winner);
             }
@@ -243,7 +132,7 @@ static void co_outvote(struct request *r, const struct ballot *winner)
 }
 
 /* Two children that must not differ. */
-static int fail_by_difference(const struct request *r)
+static int fail_by_difference(const struct quorum_request *r)
 {
     const char *a = r->ballots[0].buffer, *b = r->ballots[1].buffer;
     int64_t at = 0;
@@ -257,19 +146,19 @@ static int fail_by_difference(const struct request *r)
     return -EIO;
 }
 
-static int co_vote(struct request *r, const struct iov *iov)
+static int co_vote(struct quorum_request *r, const struct iov *iov)
 {
     const struct quorum_state *s = r->node->state;
     unsigned votes;
-    int ret = judge(r);
+    int ret = quorum_judge(r);
 
     if (ret < 0) {
         return ret;
     }
-    if (s->blkverify && !all_alike(r)) {
+    if (s->blkverify && !quorum_all_alike(r)) {
         return fail_by_difference(r);
     }
-    const struct ballot *winner = count(r, true, &votes);
+    const struct quorum_ballot *winner = quorum_count(r, true, &votes);
     if (votes < s->threshold) {
         BLOCK_ANNOUNCE(quorum_failure, r->node, r->offset, r->bytes);
         return -EIO;
@@ -279,7 +168,7 @@ static int co_vote(struct request *r, const struct iov *iov)
     return 0;
 }
 
-static int co_read_all(struct request *r, const struct iov *iov)
+static int co_read_all(struct quorum_request *r, const struct iov *iov)
 {
     struct quorum_state *s = r->node->state;
 
@@ -291,7 +180,7 @@ static int co_read_all(struct request *r, const struct iov *iov)
         }
     }
     co_ask_all(r);
-    if (all_alike(r)) {
+    if (quorum_all_alike(r)) {
         return co_vote(r, iov);
     }
     co_rwlock_wrlock(&s->writing);
@@ -302,17 +191,17 @@ static int co_read_all(struct request *r, const struct iov *iov)
 }
 
 /* One after the other, until one can. */
-static int co_read_first(struct request *r, const struct iov *iov)
+static int co_read_first(struct quorum_request *r, const struct iov *iov)
 {
     int ret = -EIO;
 
     for (unsigned i = 0; i < r->n; i++) {
-        struct ballot *b = &r->ballots[i];
+        struct quorum_ballot *b = &r->ballots[i];
         ret = b->ret = co_node_preadv(b->child, r->offset, iov, r->flags);
         if (ret == 0) {
             break;
         }
-        report_bad(b);
+        quorum_report(b);
     }
     return ret;
 }
@@ -321,7 +210,7 @@ int co_quorum_preadv(struct node *node, int64_t offset, int64_t bytes,
                      const struct iov *iov, unsigned flags)
 {
     const struct quorum_state *s = node->state;
-    struct request r = {
+    struct quorum_request r = {
         .type = QUORUM_OP_TYPE_READ,
         .co_run = co_read_child,
         .offset = offset,
@@ -337,7 +226,7 @@ int co_quorum_preadv(struct node *node, int64_t offset, int64_t bytes,
 
 /* ---- writing ------------------------------------------------------------- */
 
-static int co_change(struct node *node, struct request *r)
+static int co_change(struct node *node, struct quorum_request *r)
 {
     struct quorum_state *s = node->state;
 
@@ -345,7 +234,7 @@ static int co_change(struct node *node, struct request *r)
     co_rwlock_rdlock(&s->writing);
     co_ask_all(r);
     co_rwlock_unlock(&s->writing);
-    int ret = judge(r);
+    int ret = quorum_judge(r);
     request_free(r);
     return ret;
 }
@@ -353,7 +242,7 @@ static int co_change(struct node *node, struct request *r)
 int co_quorum_pwritev(struct node *node, int64_t offset, int64_t bytes,
                       const struct iov *iov, unsigned flags)
 {
-    struct request r = {
+    struct quorum_request r = {
         .type = QUORUM_OP_TYPE_WRITE,
         .co_run = co_write_child,
         .offset = offset,
@@ -368,7 +257,7 @@ int co_quorum_pwritev(struct node *node, int64_t offset, int64_t bytes,
 int co_quorum_pwrite_zeroes(struct node *node, int64_t offset, int64_t bytes,
                             unsigned flags)
 {
-    struct request r = {
+    struct quorum_request r = {
         .type = QUORUM_OP_TYPE_WRITE,
         .co_run = co_zero_child,
         .offset = offset,
@@ -383,7 +272,7 @@ int co_quorum_pwrite_zeroes(struct node *node, int64_t offset, int64_t bytes,
 
 int co_quorum_flush(struct node *node)
 {
-    struct request r = {
+    struct quorum_request r = {
         .type = QUORUM_OP_TYPE_FLUSH,
         .co_run = co_flush_child,
     };
@@ -393,7 +282,7 @@ int co_quorum_flush(struct node *node)
 
 int co_quorum_write_back(struct node *node)
 {
-    struct request r = {
+    struct quorum_request r = {
         .type = QUORUM_OP_TYPE_FLUSH,
         .co_run = co_write_back_child,
     };
