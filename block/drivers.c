@@ -8,7 +8,7 @@
 extern const struct block_driver driver_blkdebug, driver_blklogwrites,
     driver_blkverify, driver_compress, driver_copy_before_write,
     driver_copy_on_read, driver_file, driver_host_device, driver_null_aio,
-    driver_null_co, driver_qcow2, driver_quorum, driver_raw,
+    driver_null_co, driver_preallocate, driver_qcow2, driver_quorum, driver_raw,
     driver_snapshot_access, driver_throttle;
 extern const struct block_driver driver_nbd, driver_virtio_blk_vhost_user;
 
@@ -26,6 +26,7 @@ const struct block_driver *const block_drivers[] = {
     &driver_nbd,
     &driver_null_aio,
     &driver_null_co,
+    &driver_preallocate,
     &driver_qcow2,
     &driver_quorum,
     &driver_raw,

@@ -42,8 +42,9 @@ struct perm_update;
  * edges carry the new ones and every driver is prepared; on failure nothing has
  * changed, and NULL and *error. */
 struct perm_update *perm_update_prepare(GPtrArray *nodes, GError **error);
-/* Either one ends the update and frees it. */
-void perm_update_commit(struct perm_update *u);
+/* Either one ends the update and frees it. Nodes whose driver has a
+ * co_perm_changed are added to `told`, with a reference. */
+void perm_update_commit(struct perm_update *u, GPtrArray *told);
 void perm_update_abort(struct perm_update *u);
 
 /* What an edge is for people: "node 'fmt' (uses node 'f' as 'file' child)". */

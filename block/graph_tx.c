@@ -269,8 +269,8 @@ static struct node *keep_step(const struct step *step)
     return spare;
 }
 
-/* Frees the log and drops the references that are left over: the one place of a
- * transaction that suspends. */
+/* Frees the log and drops the references that are left over: where a
+ * transaction suspends, but for what drivers do afterwards. */
 static void co_tx_free(struct graph_tx *tx, GPtrArray *spare)
 {
     GPtrArray *touched = tx->touched;
@@ -304,7 +304,18 @@ void co_graph_tx_abort(struct graph_tx *tx)
     co_tx_free(tx, spare);
 }
 
-static void co_tx_keep(struct graph_tx *tx)
+/* What drivers have to do that suspends. */
+static void co_tell(GPtrArray *told)
+{
+    for (guint i = 0; i < told->len; i++) {
+        struct node *node = told->pdata[i];
+        node->driver->co_perm_changed(node);
+        co_node_unref(node);
+    }
+    g_ptr_array_unref(told);
+}
+
+static void co_tx_keep(struct graph_tx *tx, GPtrArray *told)
 {
     GPtrArray *spare = g_ptr_array_new();
     for (guint i = 0; i < tx->steps->len; i++) {
@@ -314,6 +325,7 @@ static void co_tx_keep(struct graph_tx *tx)
         graph_refresh_limits(tx->touched->pdata[i]);
     }
     co_tx_free(tx, spare);
+    co_tell(told);
 }
 
 bool co_graph_tx_commit(struct graph_tx *tx, GError **error)
@@ -323,19 +335,21 @@ bool co_graph_tx_commit(struct graph_tx *tx, GError **error)
         co_graph_tx_abort(tx);
         return false;
     }
-    perm_update_commit(update);
-    co_tx_keep(tx);
+    GPtrArray *told = g_ptr_array_new();
+    perm_update_commit(update, told);
+    co_tx_keep(tx, told);
     return true;
 }
 
 void co_graph_tx_commit_forced(struct graph_tx *tx)
 {
     g_autoptr(GError) error = NULL;
+    GPtrArray *told = g_ptr_array_new();
     struct perm_update *update = perm_update_prepare(tx->touched, &error);
     if (update) {
-        perm_update_commit(update);
+        perm_update_commit(update, told);
     } else {
         g_warning("Cannot give permissions back: %s", error->message);
     }
-    co_tx_keep(tx);
+    co_tx_keep(tx, told);
 }

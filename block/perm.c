@@ -236,7 +236,7 @@ static void update_free(struct perm_update *u)
     g_free(u);
 }
 
-void perm_update_commit(struct perm_update *u)
+void perm_update_commit(struct perm_update *u, GPtrArray *told)
 {
     for (guint i = 0; i < u->nodes->len; i++) {
         struct node_change *c = &g_array_index(u->nodes, struct node_change, i);
@@ -244,6 +244,9 @@ void perm_update_commit(struct perm_update *u)
         c->node->shared = c->shared;
         if (c->node->driver->perm_commit) {
             c->node->driver->perm_commit(c->node);
+        }
+        if (c->node->driver->co_perm_changed && c->node->opened) {
+            g_ptr_array_add(told, node_ref(c->node));
         }
     }
     update_free(u);

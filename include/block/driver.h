@@ -148,7 +148,6 @@ struct block_driver {
     char *(*io_engine)(struct node *node);
     /* Recomputes node->limits after a child changed. */
     void (*refresh_limits)(struct node *node);
-
     /* What this node needs from, and shares of, a child, given what its own
      * parents need and share. Missing: the rule for the edge's roles. */
     void (*child_perm)(struct node *node, const struct edge *child,
@@ -161,13 +160,13 @@ struct block_driver {
                          GError **error);
     void (*perm_commit)(struct node *node);
     void (*perm_abort)(struct node *node);
-
+    /* After the commit of a whole change; may make another one. */
+    void (*co_perm_changed)(struct node *node);
     /* Stop and resume work of the node's own that no request asked for. */
     void (*drain_begin)(struct node *node);
     void (*drain_end)(struct node *node);
     /* The program ends: nobody outside is waited for. */
     void (*give_up)(struct node *node);
-
     /* blockdev-create: makes an image in the node or file that the options
      * name. Needs no open node of this driver. */
     bool (*co_create)(const struct blockdev_create_options *options,
