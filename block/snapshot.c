@@ -163,8 +163,10 @@ bool co_node_snapshot_apply(struct node *node, const char *id_or_name,
 bool co_node_snapshot_delete(struct node *node, const char *id,
                              const char *name, GError **error)
 {
+    if (!node_snapshot_place(node)) {
+        return error_set(error, "snapshot not found");
+    }
     struct node *place = co_begin(node, error);
-
     if (!place) {
         return false;
     }

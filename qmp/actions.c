@@ -11,7 +11,9 @@
 #include "bitmaps.h"
 #include "block/backup.h"
 #include "block/dirty_bitmap.h"
+#include "block/snapshot.h"
 #include "lookup.h"
+#include "snapshots.h"
 #include "util/error.h"
 
 /* ---- bitmaps ---- */
@@ -220,6 +222,41 @@ static void backup_abort(struct action *a)
     co_job_abort_created(a->job);
 }
 
+/* ---- snapshots ---- */
+
+static struct place snapshot_place(const struct transaction_action *d)
+{
+    return named(d->u.blockdev_snapshot_internal_sync.data->device);
+}
+
+static struct node *snapshot_touches(const struct transaction_action *d)
+{
+    return snapshot_node(d->u.blockdev_snapshot_internal_sync.data->device,
+                         NULL);
+}
+
+static bool co_snapshot_prepare(struct action *a, GError **error)
+{
+    return co_snapshot_take(a->data->u.blockdev_snapshot_internal_sync.data,
+                            &a->snapshot, error);
+}
+
+static void snapshot_commit(struct action *a)
+{
+    g_free(a->snapshot);
+}
+
+static void co_snapshot_abort(struct action *a)
+{
+    g_autoptr(GError) error = NULL;
+
+    if (!co_node_snapshot_delete(a->held, a->snapshot, NULL, &error)) {
+        g_warning("the snapshot of a transaction that failed stays: %s",
+                  error->message);
+    }
+    g_free(a->snapshot);
+}
+
 /* ---- */
 
 static bool abort_prepare(struct action *a, GError **error)
@@ -287,6 +324,14 @@ const struct action_ops action_table[] = {
             .co_commit = backup_commit,
             .co_abort = backup_abort,
             .jobs = true,
+        },
+    [TRANSACTION_ACTION_KIND_BLOCKDEV_SNAPSHOT_INTERNAL_SYNC] =
+        {
+            .place = snapshot_place,
+            .touches = snapshot_touches,
+            .co_prepare = co_snapshot_prepare,
+            .co_commit = snapshot_commit,
+            .co_abort = co_snapshot_abort,
         },
     [TRANSACTION_ACTION_KIND_DRIVE_BACKUP] =
         {

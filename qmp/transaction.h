@@ -53,6 +53,7 @@ struct action {
     struct hbitmap *backup;
     bool was_disabled;
     struct job *job;
+    char *snapshot; /* its id */
 };
 
 #endif

@@ -29,6 +29,7 @@ struct image_open {
     const char *filename;
     const char *format; /* NULL: probe */
     const char *cache, *aio, *discard;
+    const char *internal; /* varve-img: a snapshot to show, as -l names it */
     bool writable, force_share;
     bool resize;     /* with writable: the size may change */
     bool check;      /* as it is, however damaged; see struct open_defaults */

@@ -339,6 +339,7 @@ static int convert_run(int argc, char **argv)
         {'B', NULL, .text = &c.backing_file},
         {'F', NULL, .text = &c.backing_format},
         {'o', NULL, .list = options},
+        {'l', NULL, .take = img_take_snapshot, .opaque = &from},
         {'m', NULL, .take = take_tasks, .opaque = &c.pool.limit},
         {'r', NULL, .size = &rate, .what = "rate limit"},
         {'S', NULL, .take = take_sparse, .opaque = &c.sparse},
@@ -380,6 +381,10 @@ static int convert_run(int argc, char **argv)
         return 1;
     }
     c.sources = argc - first - 1;
+    if (from.internal && c.sources > 1) {
+        tool_error("No support for concatenating multiple snapshot");
+        return 1;
+    }
     c.sparse = c.sparse < 0 ? DEFAULT_SPARSE : c.sparse;
     bucket_set_rate(&c.rate, rate);
     progress_start(&c.progress, progress && !c.quiet);
@@ -389,7 +394,8 @@ static int convert_run(int argc, char **argv)
 const struct subcommand cmd_convert = {
     .name = "convert",
     .usage = "[-c] [-C] [-f FMT] [-O FMT] [-o OPTIONS] [-B BACKING -F FMT] "
-             "[-n] [-m N] [-S SIZE] [-r RATE] [-t CACHE] [-T CACHE] [-p] [-q] "
+             "[-l SNAPSHOT] [-n] [-m N] [-S SIZE] [-r RATE] [-t CACHE] [-T "
+             "CACHE] [-p] [-q] "
              "[-U] [-W] [--salvage] [--bitmaps [--skip-broken-bitmaps]] "
              "FROM... TO",
     .what = "Copies images into a new one, perhaps of another format.",
@@ -407,6 +413,9 @@ const struct subcommand cmd_convert = {
         "  -F FMT      format of the backing file\n"
         "  -n          the target exists: write into it\n"
         "  --target-is-zero  with -n: it reads as zeroes\n"
+        "  -l SNAPSHOT what a snapshot within the source has: its number or "
+        "name, or\n"
+        "              snapshot.id=ID,snapshot.name=NAME\n"
         "  -m N        copy N ranges at once, 1 to 16 (default 8)\n"
         "  -r RATE     bytes a second, with a suffix k, M, G\n"
         "  -S SIZE     leave runs of SIZE zero bytes out (default 4k, 0: "

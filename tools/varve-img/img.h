@@ -42,6 +42,13 @@ bool img_check_cache(const struct image_open *how);
  * Suspends. */
 struct backend *co_img_open(const struct image_open *how);
 
+/* For `take` of an option -l; opaque: the struct image_open whose `internal` is
+ * set. */
+bool img_take_snapshot(const char *argument, void *opaque, int *status);
+/* Shows that snapshot in place of the node's disk; false after saying why not.
+ * Suspends. */
+bool co_img_load_snapshot(struct node *node, const char *text);
+
 /* What a name in the image `filename` means from here: a relative one is
  * relative to the image. Caller frees. */
 char *img_backing_path(const char *filename, const char *backing);

@@ -94,10 +94,9 @@ static int measure_run(int argc, char **argv)
 {
     g_autoptr(GPtrArray) extras = g_ptr_array_new();
     struct measure o = {.format = "raw", .params.size = -1};
-    const char *snapshot = NULL;
     const struct tool_option rows[] = {
         {'f', NULL, .text = &o.how.format},
-        {'l', NULL, .text = &snapshot},
+        {'l', NULL, .take = img_take_snapshot, .opaque = &o.how},
         {'O', NULL, .text = &o.format},
         {'o', NULL, .list = extras},
         {'U', "force-share", .flag = &o.how.force_share},
@@ -120,7 +119,8 @@ static int measure_run(int argc, char **argv)
         return 1;
     }
     o.how.filename = argc > first ? argv[first] : NULL;
-    if (!o.how.filename && (o.how.image_opts || o.how.format || snapshot)) {
+    if (!o.how.filename &&
+        (o.how.image_opts || o.how.format || o.how.internal)) {
         tool_error("--image-opts, -f, and -l require a filename argument.");
         return 1;
     }
@@ -132,18 +132,13 @@ static int measure_run(int argc, char **argv)
         tool_error("--size N cannot be used together with a filename.");
         return 1;
     }
-    if (snapshot) {
-        tool_error("Failed to load snapshot: internal snapshots cannot be "
-                   "opened yet");
-        return 1;
-    }
     return check_format(&o) ? tool_run(co_measure, &o) : 1;
 }
 
 const struct subcommand cmd_measure = {
     .name = "measure",
     .usage = "[-O FMT] [-o OPTIONS] [--output=human|json] "
-             "{--size SIZE | [-f FMT] [-U] FILE}",
+             "{--size SIZE | [-f FMT] [-l SNAPSHOT] [-U] FILE}",
     .what = "Tells how large a new image would be.",
     .help =
         "  -O FMT            format of the new image: qcow2, raw (the "
@@ -153,6 +148,8 @@ const struct subcommand cmd_measure = {
         "  -f FMT            format of FILE, whose data are to be in the new "
         "image;\n"
         "                    found out if not given\n"
+        "  -l SNAPSHOT       the data of a snapshot within FILE, not its "
+        "disk's\n"
         "  --output=FORMAT   human (the default) or json\n"
         "  --image-opts      FILE is a list of options, not a name\n"
         "  -U, --force-share open an image that another process writes to\n"

@@ -76,6 +76,10 @@ struct backend *co_img_open(const struct image_open *how)
     if (!b) {
         tool_error("Could not open '%s': %s", how->filename, error->message);
     }
+    if (b && how->internal && !co_img_load_snapshot(b->node, how->internal)) {
+        co_backend_unref(b);
+        return NULL;
+    }
     return b;
 }
 

@@ -1,0 +1,226 @@
+"""Snapshots within images: both tool sets on one image in turn, and the QMP
+commands beside QEMU's."""
+import json
+import shutil
+
+import pytest
+
+from lib import SystemOracle, Varved, same_conversation
+from test_qcow2 import SIDES, check, content, io, qemu, varve
+
+TIMES = {"date-sec", "date-nsec", "vm-clock-sec", "vm-clock-nsec"}
+
+
+def snapshot(side, image, *args, ok=True):
+    return SIDES[side]("img", "snapshot", *args, image, ok=ok)
+
+
+def names(side, image):
+    d = json.loads(SIDES[side]("img", "info", "--output=json", image).stdout)
+    return [{k: v for k, v in s.items() if k not in TIMES}
+            for s in d.get("snapshots", [])]
+
+
+def of_snapshot(side, image, name, path):
+    out = path / "snapshot.raw"
+    SIDES[side]("img", "convert", "-f", "qcow2", "-O", "raw", "-l",
+                f"snapshot.name={name}", image, out)
+    return out.read_bytes()
+
+
+@pytest.mark.parametrize("create, commands", [
+    ("", ["write -P {} 0 300k", "write -P {} 2M 64k", "write -z 64k 128k"]),
+    ("compat=0.10", ["write -P {} 0 300k", "write -P {} 3M 64k"]),
+    ("cluster_size=512,refcount_bits=64", ["write -P {} 0 100k"]),
+    ("cluster_size=4k,refcount_bits=8", ["write -P {} 4k 1M",
+                                         "discard 512k 64k"]),
+    ("extended_l2=on", ["write -P {} 2k 30k", "write -z 8k 4k"]),
+    # QEMU compresses nothing over what is there.
+    ("", ["write -c -P {0} 0x{0}0000 64k", "write -P {0} 0x1{0}0000 4k"]),
+    ("compression_type=zstd,cluster_size=16k", ["write -c -P {0} 0x{0}0000 64k"]),
+    ("backing", ["write -P {} 100k 300k", "write -z 3M 64k"]),
+])
+def test_both_tool_sets_work_on_one_image(tmp_path, create, commands):
+    image = tmp_path / "image"
+    if create == "backing":
+        base = tmp_path / "base"
+        qemu("img", "create", "-q", "-f", "qcow2", base, "4M")
+        io("qemu", base, ["write -P 77 0 4M"])
+        qemu("img", "create", "-q", "-f", "qcow2", "-b", base, "-F", "qcow2",
+             image)
+    else:
+        qemu("img", "create", "-q", "-f", "qcow2",
+             *(["-o", create] if create else []), image, "4M")
+    shots = {}
+    for i, side in enumerate(["varve", "qemu", "varve", "qemu"]):
+        io("qemu" if i & 1 else "varve", image,
+           [c.format(i + 1) for c in commands])
+        name = f"{side}-{i}"
+        shots[name] = content("qemu", image, tmp_path)
+        snapshot(side, image, "-c", name)
+        check(image)
+    assert names("varve", image) == names("qemu", image)
+    assert snapshot("varve", image, "-l").stdout == \
+        snapshot("qemu", image, "-l").stdout
+    for name, data in shots.items():
+        assert of_snapshot("varve", image, name, tmp_path) == data
+    # Each goes back to, and deletes, what the other has taken.
+    for user, name in [("qemu", "varve-0"), ("varve", "qemu-1"),
+                       ("qemu", "varve-2"), ("varve", "qemu-3")]:
+        snapshot(user, image, "-a", name)
+        check(image)
+        assert content("varve", image, tmp_path) == shots[name]
+        io("varve" if user == "qemu" else "qemu", image, ["write -P 99 0 64k"])
+        check(image)
+        snapshot(user, image, "-d", name)
+        check(image)
+        del shots[name]
+        for other, data in shots.items():
+            assert of_snapshot("qemu", image, other, tmp_path) == data
+    assert names("varve", image) == names("qemu", image) == []
+
+
+def test_a_snapshot_keeps_the_size_of_its_disk(tmp_path):
+    image = tmp_path / "image"
+    qemu("img", "create", "-q", "-f", "qcow2", image, "4M")
+    io("varve", image, ["write -P 1 3M 1M"])
+    snapshot("varve", image, "-c", "small")
+    small = content("qemu", image, tmp_path)
+    varve("img", "resize", "-q", image, "600M")
+    io("varve", image, ["write -P 2 599M 1M"])
+    snapshot("varve", image, "-c", "large")
+    for side in SIDES:
+        snapshot(side, image, "-a", "small")
+        check(image)
+        assert content("qemu", image, tmp_path) == small
+        assert of_snapshot("varve", image, "large", tmp_path)[599 << 20:] == \
+            bytes([2]) * (1 << 20)
+        snapshot(side, image, "-a", "large")
+        check(image)
+        io("qemu", image, ["read -P 2 599M 1M"])
+
+
+@pytest.mark.parametrize("args", [
+    ["-a", "nope"], ["-d", "nope"], ["-d", "1"], ["-a", "1"], ["-d", "s"],
+    ["-c", ""], ["-c", "x" * 300], ["-c", "s"], ["-l"], [], ["-l", "-c", "x"],
+    ["-q", "-l"], ["-U", "-l"], ["-a", "s", "-d", "s"]])
+@pytest.mark.parametrize("kind", ["qcow2", "raw", "bitmap", "data-file"])
+def test_the_tool_answers_as_qemu_img(tmp_path, kind, args):
+    image = tmp_path / "image"
+    create = ["-o", f"data_file={tmp_path / 'data'}"] \
+        if kind == "data-file" else []
+    qemu("img", "create", "-q", "-f", "raw" if kind == "raw" else "qcow2",
+         *create, image, "1M")
+    if kind in ("qcow2", "bitmap"):
+        snapshot("qemu", image, "-c", "s")
+    if kind == "bitmap":
+        qemu("img", "bitmap", "--add", image, "b")
+    said = {}
+    for side in SIDES:
+        copy = tmp_path / side
+        shutil.copy(image, copy)
+        options = f"driver={'raw' if kind == 'raw' else 'qcow2'}," \
+            f"file.filename={copy}"
+        r = SIDES[side]("img", "snapshot", *args, "--image-opts", options,
+                        ok=False)
+        said[side] = (r.returncode, r.stdout, r.stderr.replace(
+            "varve-img", "qemu-img").replace(str(copy), "IMAGE"),
+                      names(side, copy))
+    assert said["varve"] == said["qemu"]
+
+
+@pytest.mark.parametrize("shot", [
+    "a", "2", "nope", "snapshot.name=a", "snapshot.id=1", "", "foo=1",
+    "snapshot.id=2,snapshot.name=a", "snapshot.foo=1"])
+def test_one_is_picked_as_by_qemu_img(tmp_path, shot):
+    image = tmp_path / "image"
+    qemu("img", "create", "-q", "-f", "qcow2", image, "1M")
+    for i, name in enumerate(["a", "1"]):
+        io("qemu", image, [f"write -P {i + 1} 0 64k"])
+        snapshot("qemu", image, "-c", name)
+    io("qemu", image, ["write -P 9 0 512k"])
+    said = {}
+    for side in SIDES:
+        out = tmp_path / f"{side}.raw"
+        r = [SIDES[side]("img", "convert", "-l", shot, "-O", "raw", image, out,
+                         ok=False),
+             SIDES[side]("img", "measure", "-l", shot, "-O", "qcow2", image,
+                         ok=False)]
+        said[side] = [(x.returncode, x.stdout,
+                       x.stderr.replace("varve-img", "qemu-img")) for x in r]
+        said[side].append(out.read_bytes() if out.exists() else None)
+    assert said["varve"] == said["qemu"]
+
+
+# ---- QMP ---------------------------------------------------------------------
+
+def take(device, name):
+    return ("blockdev-snapshot-internal-sync",
+            {"device": device, "name": name})
+
+
+def drop(device, **which):
+    return ("blockdev-snapshot-delete-internal-sync",
+            {"device": device, **which})
+
+
+def both(*actions, **more):
+    return ("transaction", {"actions": [
+        {"type": "blockdev-snapshot-internal-sync" if data else "abort",
+         "data": data} for data in actions], **more})
+
+
+def snapshots(name):
+    """A step: those of the node."""
+    def step(daemon):
+        for node in daemon.command("query-named-block-nodes"):
+            if node["node-name"] == name:
+                return node["image"].get("snapshots")
+        return None
+    return step
+
+
+def test_commands_answer_as_qemu(tmp_path):
+    daemons = []
+    for kind in Varved, SystemOracle:
+        path = tmp_path / kind.__name__
+        path.mkdir()
+        for name in "a", "b", "ro":
+            qemu("img", "create", "-q", "-f", "qcow2", path / name, "4M")
+        qemu("img", "create", "-q", "-f", "qcow2", "-o",
+             f"data_file={path / 'data'}", path / "d", "4M")
+        daemons.append(kind(path))
+    a = {"device": "a", "name": "t"}
+    with daemons[0] as ours, daemons[1] as theirs:
+        same_conversation(ours, theirs, [
+            *(("blockdev-add", {
+                "driver": driver, "node-name": name, "read-only": name == "ro",
+                "file": {"driver": "file", "filename": f"{{dir}}/{file}"}})
+              for name, driver, file in [
+                  ("a", "qcow2", "a"), ("ro", "qcow2", "ro"),
+                  ("d", "qcow2", "d"), ("raw", "raw", "data")][:3]),
+            ("blockdev-add", {
+                "driver": "raw", "node-name": "over", "file": {
+                    "driver": "qcow2", "node-name": "b",
+                    "file": {"driver": "file", "filename": "{dir}/b"}}}),
+            ("blockdev-add", {"driver": "null-co", "node-name": "null"}),
+            take("a", ""), take("a", "s"), take("a", "s"), take("a", "1"),
+            take("ro", "s"), take("d", "s"), take("null", "s"),
+            take("nope", "s"), take("b", "s"), take("over", "s"),
+            take("a", "x" * 300), snapshots("a"), snapshots("b"),
+            snapshots("over"),
+            ("blockdev-snapshot-internal-sync", {"device": "a"}),
+            drop("a"), drop("a", name="nope"), drop("a", id="7"),
+            drop("a", id="1", name="zz"), drop("a", id="1", name="s"),
+            drop("a", name="1"), drop("null", name="s"), drop("d", name="s"),
+            drop("ro", name="s"), drop("nope", name="s"), drop("b", name="s"),
+            drop("over", name="s"), snapshots("b"),
+            both(a, a), snapshots("a"), both(a, None), snapshots("a"),
+            both(a, {"device": "over", "name": "t"}), snapshots("over"),
+            both({**a, "name": "u"}, {"device": "over", "name": "t"}),
+            snapshots("a"),
+            both(a, properties={"completion-mode": "grouped"})],
+            ignore=TIMES | {"actual-size"})
+    for path in tmp_path / "Varved", tmp_path / "SystemOracle":
+        check(path / "a")
+        check(path / "b")
