@@ -56,6 +56,10 @@ static int co_compare_counts(struct comparison *c)
 
     c->last = 0;
     for (int64_t k = 0; ret == 0 && k < end; k++) {
+        k += co_qcow2_survey_agree(v, k, end - k, &c->last);
+        if (k == end) {
+            break;
+        }
         uint32_t want = qcow2_survey_count_at(v, k);
         uint64_t now;
         if (co_qcow2_survey_refcount(v, k, &now) < 0) {

@@ -97,6 +97,59 @@ int co_qcow2_survey_refcount(struct survey *v, int64_t cluster, uint64_t *value)
     return v->refs_error;
 }
 
+/* Most images have refcounts of 16 bits, and most clusters are as they should
+ * be: that is seen without a call for each. How many of n from `cluster` on are
+ * in one slice, loaded at *refs; 0 with any other width. */
+static int64_t co_refs_16(struct survey *v, int64_t cluster, int64_t n,
+                          const uint16_t **refs)
+{
+    int64_t in_slice = cluster & ((INT64_C(1) << v->s->rslice_bits) - 1);
+    uint64_t first;
+
+    if (v->s->refcount_order != 4 ||
+        co_qcow2_survey_refcount(v, cluster, &first) < 0) {
+        return 0;
+    }
+    *refs = (const uint16_t *)v->refs + in_slice;
+    return min_i64(n, (INT64_C(1) << v->s->rslice_bits) - in_slice);
+}
+
+int64_t co_qcow2_survey_agree(struct survey *v, int64_t cluster, int64_t n,
+                              int64_t *last)
+{
+    enum { BLOCK = 1 << SURVEY_COUNTS_BITS };
+    const uint32_t *counts = qcow2_survey_count(v, cluster, false);
+    const uint16_t *refs;
+    int64_t i = 0;
+
+    n = min_i64(n, BLOCK - (cluster & (BLOCK - 1)));
+    n = co_refs_16(v, cluster, n, &refs);
+    while (i < n && be16toh(refs[i]) == (counts ? counts[i] : 0)) {
+        *last = refs[i] ? cluster + i : *last;
+        i++;
+    }
+    return i;
+}
+
+bool co_qcow2_survey_all_once(struct survey *v, int64_t cluster, int64_t n)
+{
+    const uint16_t *refs;
+
+    while (n) {
+        int64_t here = co_refs_16(v, cluster, n, &refs);
+        uint16_t differ = !here;
+        for (int64_t i = 0; i < here; i++) {
+            differ |= refs[i] ^ htobe16(1);
+        }
+        if (differ) {
+            return false;
+        }
+        cluster += here;
+        n -= here;
+    }
+    return true;
+}
+
 bool qcow2_survey_wrong(struct survey *v, GError **error, const char *fmt, ...)
 {
     va_list ap;
@@ -128,8 +181,12 @@ bool qcow2_survey_refer(struct survey *v, uint64_t offset, uint64_t bytes,
                                   offset, bytes);
     }
     int64_t last = (int64_t)((offset + bytes - 1) >> bits);
-    for (int64_t c = (int64_t)(offset >> bits); c <= last; c++) {
-        (*qcow2_survey_count(v, c, true))++;
+    for (int64_t c = (int64_t)(offset >> bits); c <= last;) {
+        uint32_t *n = qcow2_survey_count(v, c, true);
+        do {
+            (*n++)++;
+            c++;
+        } while (c <= last && c & ((1 << SURVEY_COUNTS_BITS) - 1));
     }
     v->end = max_i64(v->end, last + 1);
     return true;

@@ -48,6 +48,13 @@ uint32_t qcow2_survey_count_at(struct survey *v, int64_t cluster);
 /* What the disk counts: 0 or -errno. Quick for neighbours. */
 int co_qcow2_survey_refcount(struct survey *v, int64_t cluster,
                              uint64_t *value);
+/* How many clusters from the first on, n at most, the disk counts as often as
+ * the survey does; *last becomes the last of them that is counted at all, if
+ * one is. The first for which that cannot be said without asking ends it. */
+int64_t co_qcow2_survey_agree(struct survey *v, int64_t cluster, int64_t n,
+                              int64_t *last);
+/* True if the disk counts each of n clusters once. */
+bool co_qcow2_survey_all_once(struct survey *v, int64_t cluster, int64_t n);
 /* The refcounts have been changed. */
 void qcow2_survey_forget_refcounts(struct survey *v);
 

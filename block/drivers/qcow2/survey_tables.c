@@ -50,17 +50,18 @@ static bool co_look_at_copied(struct survey *v, const char *what,
     return true;
 }
 
-static void note_fragment(struct survey *v, bool compressed, int64_t host)
+static void note_fragment(struct survey *v, bool compressed, int64_t host,
+                          int64_t clusters)
 {
     struct check_report *c = v->check;
 
     if (!c || !v->active || !v->count) {
         return;
     }
-    c->allocated++;
+    c->allocated += clusters;
     c->compressed += compressed;
     c->fragmented += compressed || (v->next && host != v->next);
-    v->next = compressed ? 0 : host + v->s->cluster_size;
+    v->next = compressed ? 0 : host + clusters * v->s->cluster_size;
 }
 
 static bool look_at_compressed(struct survey *v, uint64_t entry, int64_t guest,
@@ -89,7 +90,7 @@ static bool look_at_compressed(struct survey *v, uint64_t entry, int64_t guest,
                                   "allocation bitmap, entry=0x%" PRIx64,
                                   guest, entry);
     }
-    note_fragment(v, true, host);
+    note_fragment(v, true, host, 1);
     return qcow2_survey_refer(v, host, bytes, error);
 }
 
@@ -167,8 +168,41 @@ static bool look_at_entry(struct survey *v, uint64_t *entry, uint64_t bitmap,
     if (*changed && *entry == QCOW2_ZERO) {
         return true;
     }
-    note_fragment(v, false, m.host);
+    note_fragment(v, false, m.host, 1);
     return s->external || qcow2_survey_refer(v, m.host, s->cluster_size, error);
+}
+
+/* How many entries from *entry on, n at most, refer to clusters in a row that
+ * are in the file and, by their flags, the table's own. */
+static int64_t run_of_own(const struct survey *v, const uint64_t *entry,
+                          int64_t n)
+{
+    uint64_t size = v->s->cluster_size, first = be64toh(*entry);
+    uint64_t host = first & ~QCOW2_COPIED;
+    int64_t cluster = host >> v->s->cluster_bits, i = 1;
+
+    if (v->s->extended || v->s->external || !(first & QCOW2_COPIED) || !host ||
+        (host & ~QCOW2_OFFSET_MASK) || (host & (size - 1)) ||
+        cluster >= v->clusters) {
+        return 0;
+    }
+    n = min_i64(n, v->clusters - cluster);
+    while (i < n && be64toh(entry[i]) == first + i * size) {
+        i++;
+    }
+    return i;
+}
+
+/* The same as looking at each entry of a run_of_own(); false: the flags have to
+ * be looked at, one by one. */
+static bool co_look_at_run(struct survey *v, uint64_t host, int64_t n)
+{
+    if (v->count) {
+        note_fragment(v, false, host, n);
+        (void)qcow2_survey_refer(v, host, n << v->s->cluster_bits, NULL);
+    }
+    return !v->check_copied || !v->active ||
+           co_qcow2_survey_all_once(v, host >> v->s->cluster_bits, n);
 }
 
 /* One L2 table, as it is in the file at offset. */
@@ -178,12 +212,22 @@ static bool co_look_at_table(struct survey *v, uint64_t *table, int64_t guest,
     struct qcow2 *s = v->s;
     bool changed = false;
 
+    int64_t n = s->cluster_size / 8, seen = 0; /* by co_look_at_run() */
+
     v->next = 0; /* where tables lie is no matter of fragments */
-    for (int64_t i = 0; i < s->cluster_size / 8; i += 1 << s->extended) {
+    for (int64_t i = 0; i < n; i += 1 << s->extended) {
+        int64_t run = i >= seen ? run_of_own(v, table + i, n - i) : 0;
+        if (run > 1) {
+            seen = i + run;
+            if (co_look_at_run(v, be64toh(table[i]) & QCOW2_OFFSET_MASK, run)) {
+                i = seen - 1;
+                continue;
+            }
+        }
         uint64_t entry = be64toh(table[i]);
         uint64_t bitmap = s->extended ? be64toh(table[i + 1]) : 0;
         bool this = false;
-        if (v->count &&
+        if (v->count && i >= seen &&
             !look_at_entry(v, &entry, bitmap, guest + (i >> s->extended), &this,
                            error)) {
             return false;
