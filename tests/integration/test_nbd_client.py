@@ -525,6 +525,24 @@ def test_extents_are_believed_as_far_as_they_go(tmp_path, pairs, expected):
         assert sum(e["length"] for e in out) == SIZE
 
 
+def test_one_answer_serves_a_walk_over_the_disk(tmp_path):
+    class Counting(NbdScript):
+        asked = []
+
+        def status(self, request):
+            self.asked.append(request.offset)
+            return [n for i in range(SIZE >> 17) for n in (65536, 0, 65536, 3)]
+    path = str(tmp_path / "s")
+    with Counting(path, SIZE) as server:
+        out = json.loads(run("varve-img", tmp_path, "map", "--output=json",
+                             f"nbd:unix:{path}", check=0).stdout)
+        assert len(out) == SIZE >> 16
+        assert server.asked == [0]
+        # A second walk believes nothing that the first one heard.
+        io(f"nbd:unix:{path}", "map", "write 0 4k", "map")
+        assert server.asked == [0, 0, 0]
+
+
 @pytest.mark.parametrize("pairs", [[(0, 3)], []])
 def test_extents_of_nothing_are_an_error(tmp_path, pairs):
     path = str(tmp_path / "s")
