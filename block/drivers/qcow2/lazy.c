@@ -23,6 +23,7 @@
 
 #include <endian.h>
 #include <errno.h>
+#include "block/drivers/qcow2/table_walk.h"
 
 int co_qcow2_lag(struct qcow2 *s)
 {
@@ -55,53 +56,53 @@ int co_qcow2_catch_up(struct qcow2 *s)
 
 /* ---- after a crash ------------------------------------------------------- */
 
-/* The end of what the table refers to, at least *end, at most limit. */
-static void cover_entries(const struct qcow2 *s, const uint64_t *table,
-                          int64_t limit, int64_t *end)
+struct cover {
+    const struct qcow2 *s;
+    int64_t limit;
+    int64_t end; /* of all that is referred to, up to the limit */
+};
+
+static void cover_cluster(struct cover *c, int64_t host)
 {
-    for (unsigned i = 0; i < 1u << s->l2_bits; i++) {
+    if (host && host <= c->limit - c->s->cluster_size) {
+        c->end = max_i64(c->end, host + c->s->cluster_size);
+    }
+}
+
+static int cover_table(void *opaque, const struct table_seen *seen)
+{
+    struct cover *c = opaque;
+
+    cover_cluster(c, (int64_t)seen->offset);
+    for (unsigned i = 0; seen->ret == 0 && i < 1u << c->s->l2_bits; i++) {
         struct mapping m;
-        qcow2_decode_entry(s, be64toh(table[(size_t)i << s->extended]), &m);
-        if (m.host && m.type != CLUSTER_COMPRESSED &&
-            m.host <= limit - s->cluster_size) {
-            *end = max_i64(*end, m.host + s->cluster_size);
+        qcow2_decode_entry(
+            c->s, be64toh(seen->table[(size_t)i << c->s->extended]), &m);
+        if (m.type != CLUSTER_COMPRESSED) {
+            cover_cluster(c, m.host);
         }
     }
+    return 0;
 }
 
 int co_qcow2_cover_references(struct qcow2 *s)
 {
     int64_t length = qcow2_file(s)->length;
     /* No crash leaves more: each cluster of the disk, and its tables, once. */
-    int64_t limit = align_up(length, s->cluster_size) +
-                    align_up(s->node->length, s->cluster_size) +
-                    (int64_t)s->l1_size * s->cluster_size;
-    int64_t end = length;
-    int ret = 0;
+    struct cover c = {
+        .s = s,
+        .limit = align_up(length, s->cluster_size) +
+                 align_up(s->node->length, s->cluster_size) +
+                 (int64_t)s->l1_size * s->cluster_size,
+        .end = length,
+    };
 
     if (s->external) {
         return 0;
     }
-    uint64_t *table = io_buffer_try_alloc(qcow2_file(s), s->cluster_size);
-    if (!table) {
-        return -ENOMEM;
-    }
-    for (uint32_t i = 0; ret == 0 && i < s->l1_size; i++) {
-        int64_t at = s->l1[i] & QCOW2_OFFSET_MASK;
-        if (!at || at > limit - s->cluster_size) {
-            continue;
-        }
-        end = max_i64(end, at + s->cluster_size);
-        if (range_within(at, s->cluster_size, length)) {
-            ret = co_node_pread(qcow2_file(s), at, table, s->cluster_size, 0);
-            if (ret == 0) {
-                cover_entries(s, table, limit, &end);
-            }
-        }
-    }
-    io_buffer_free(table);
-    if (ret == 0 && end > length &&
-        !co_node_truncate(qcow2_file(s), end, false, PREALLOC_MODE_OFF, 0,
+    int ret = co_qcow2_walk_tables(s, s->l1, s->l1_size, cover_table, &c);
+    if (ret == 0 && c.end > length &&
+        !co_node_truncate(qcow2_file(s), c.end, false, PREALLOC_MODE_OFF, 0,
                           NULL)) {
         ret = -EIO;
     }
