@@ -208,6 +208,41 @@ static bool co_repair_bitmaps(struct qcow2 *s, struct check_report *check,
     return true;
 }
 
+/* Looks at the snapshot table; *rewrite: what is wrong with it would be gone if
+ * it were written anew. */
+static bool co_look_at_snapshots(struct qcow2 *s, struct check_report *check,
+                                 bool *rewrite, GError **error)
+{
+    const struct qcow2_snapshots *t = &s->snapshots;
+
+    if (t->damage && !check->fix_errors) {
+        return error_set(error, "failed to read the snapshot table: %s",
+                         t->damage->message);
+    }
+    if (t->damage) {
+        *rewrite = true;
+        if (!co_qcow2_snapshots_salvage(s, check, error)) {
+            return false;
+        }
+    }
+    for (unsigned i = 0; s->version >= 3 && i < t->list->len; i++) {
+        if (!qcow2_snapshot_has_size(g_ptr_array_index(t->list, i))) {
+            check_report_fixable(check, CHECK_REPORT_ERROR, check->fix_errors,
+                                 "snapshot table entry %u is incomplete", i);
+            *rewrite = check->fix_errors;
+        }
+    }
+    return true;
+}
+
+static bool co_rewrite_snapshots(struct qcow2 *s, GError **error)
+{
+    int ret = co_qcow2_snapshots_rewrite(s);
+
+    return ret == 0 ||
+           error_set_errno(error, ret, "failed to update snapshot table");
+}
+
 static bool co_check_and_repair(struct survey *v, GError **error)
 {
     struct check_report *check = v->check;
@@ -229,9 +264,11 @@ bool co_qcow2_check(struct node *node, struct check_report *check,
 {
     struct qcow2 *s = node->state;
     struct survey v;
+    bool rewrite = false;
 
     check->total = div_round_up(node->length, s->cluster_size);
-    if (!co_repair_bitmaps(s, check, error)) {
+    if (!co_look_at_snapshots(s, check, &rewrite, error) ||
+        !co_repair_bitmaps(s, check, error)) {
         return false;
     }
     bool ok = qcow2_survey_init(&v, s) ||
@@ -239,5 +276,7 @@ bool co_qcow2_check(struct node *node, struct check_report *check,
     v.check = check;
     ok = ok && co_check_and_repair(&v, error);
     qcow2_survey_clear(&v);
-    return ok;
+    /* On refcounts that are wrong nothing can be built. */
+    return ok && rewrite && !check->errors ? co_rewrite_snapshots(s, error)
+                                           : ok;
 }

@@ -91,6 +91,14 @@ uint32_t qcow2_snapshot_extra_bytes(const uint8_t *at)
     return be32toh(d.extra_size);
 }
 
+void qcow2_snapshot_cut_extra(uint8_t *at)
+{
+    struct qcow2_disk_snapshot d = load(at);
+
+    d.extra_size = htobe32(QCOW2_MAX_SNAPSHOT_EXTRA);
+    memcpy(at, &d, sizeof(d));
+}
+
 int64_t qcow2_snapshot_entry_bytes(const uint8_t *at)
 {
     struct qcow2_disk_snapshot d = load(at);

@@ -14,6 +14,7 @@
 #include <errno.h>
 #include <inttypes.h>
 #include <string.h>
+#include "block/check_report.h"
 #include "block/drivers/qcow2/qcow2.h"
 #include "util/error.h"
 
@@ -39,6 +40,7 @@ void qcow2_snapshots_clear(struct qcow2_snapshots *t)
 /* A piece of the table that is being read. */
 struct window {
     struct qcow2 *s;
+    struct check_report *check; /* not NULL: what is too much is left out */
     uint8_t *data;
     int64_t offset; /* in the file */
     size_t bytes;
@@ -64,6 +66,37 @@ static int co_look(struct window *w, int64_t offset, size_t need,
     return 0;
 }
 
+/* The same for entry i, whose extra data are too many, at `at`. */
+static struct qcow2_snapshot *co_read_long_entry(struct window *w, uint32_t i,
+                                                 int64_t *offset,
+                                                 const uint8_t *at,
+                                                 GError **error)
+{
+    enum { FIXED = sizeof(struct qcow2_disk_snapshot) };
+    g_autofree uint8_t *entry = g_malloc0(ENTRY_MAX);
+    uint32_t extra = qcow2_snapshot_extra_bytes(at);
+    int64_t whole = qcow2_snapshot_entry_bytes(at);
+    int64_t texts = whole - FIXED - extra;
+
+    check_report_fixable(w->check, CHECK_REPORT_ERROR, true,
+                         "too much extra metadata in snapshot table entry "
+                         "%" PRIu32 " (%" PRIu32 " > %d)",
+                         i, extra, QCOW2_MAX_SNAPSHOT_EXTRA);
+    int ret = co_look(w, *offset, FIXED + QCOW2_MAX_SNAPSHOT_EXTRA, &at);
+    if (ret == 0) {
+        memcpy(entry, at, FIXED + QCOW2_MAX_SNAPSHOT_EXTRA);
+        qcow2_snapshot_cut_extra(entry);
+        ret = co_look(w, *offset + FIXED + extra, texts, &at);
+    }
+    if (ret < 0) {
+        error_set_errno(error, ret, "Could not read the snapshot table");
+        return NULL;
+    }
+    memcpy(entry + FIXED + QCOW2_MAX_SNAPSHOT_EXTRA, at, texts);
+    *offset += align_up(whole, 8);
+    return qcow2_snapshot_parse(entry, QCOW2_MAX_SNAPSHOT_EXTRA);
+}
+
 /* Entry i, at *offset, which becomes that of the next; NULL and *error. */
 static struct qcow2_snapshot *co_read_entry(struct window *w, uint32_t i,
                                             int64_t *offset, GError **error)
@@ -71,8 +104,12 @@ static struct qcow2_snapshot *co_read_entry(struct window *w, uint32_t i,
     const uint8_t *at;
 
     int ret = co_look(w, *offset, sizeof(struct qcow2_disk_snapshot), &at);
-    if (ret == 0 && qcow2_snapshot_extra_bytes(at) > QCOW2_MAX_SNAPSHOT_EXTRA) {
-        w->s->snapshots.damage_errno = EFBIG;
+    bool much =
+        ret == 0 && qcow2_snapshot_extra_bytes(at) > QCOW2_MAX_SNAPSHOT_EXTRA;
+    if (much && w->check) {
+        return co_read_long_entry(w, i, offset, at, error);
+    }
+    if (much) {
         error_set(error,
                   "Too much extra metadata in snapshot table entry %" PRIu32,
                   i);
@@ -84,7 +121,6 @@ static struct qcow2_snapshot *co_read_entry(struct window *w, uint32_t i,
         ret = co_look(w, *offset, qcow2_snapshot_entry_bytes(at), &at);
     }
     if (ret < 0) {
-        w->s->snapshots.damage_errno = -ret;
         error_set_errno(error, ret, "Could not read the snapshot table");
         return NULL;
     }
@@ -103,19 +139,21 @@ static bool co_read_entries(struct window *w, GPtrArray *list, GError **error)
             return false;
         }
         g_ptr_array_add(list, sn);
-        if (at - start > QCOW2_MAX_SNAPSHOT_TABLE) {
-            s->snapshots.damage_errno = EFBIG;
+        if (at - start > QCOW2_MAX_SNAPSHOT_TABLE && !w->check) {
             return error_set(error, "Snapshot table too large");
         }
     }
-    s->snapshots.table_bytes = at - start;
+    /* Zeroes behind the end of the file are not there. */
+    s->snapshots.table_bytes =
+        min_i64(at - start, max_i64(qcow2_file(s)->length - start, 0));
     return true;
 }
 
-static bool co_read_table(struct qcow2 *s, GError **error)
+static bool co_read_table(struct qcow2 *s, struct check_report *check,
+                          GError **error)
 {
     g_autofree uint8_t *buf = g_malloc(WINDOW);
-    struct window w = {.s = s, .data = buf};
+    struct window w = {.s = s, .check = check, .data = buf};
     GPtrArray *list = qcow2_snapshot_list();
 
     if (!co_read_entries(&w, list, error)) {
@@ -134,10 +172,17 @@ bool co_qcow2_snapshots_read(struct qcow2 *s, GError **error)
         return true;
     }
     if (!s->node->for_check) {
-        return co_read_table(s, error);
+        return co_read_table(s, NULL, error);
     }
-    (void)co_read_table(s, &s->snapshots.damage);
+    (void)co_read_table(s, NULL, &s->snapshots.damage);
     return true;
+}
+
+bool co_qcow2_snapshots_salvage(struct qcow2 *s, struct check_report *check,
+                                GError **error)
+{
+    g_clear_error(&s->snapshots.damage);
+    return co_read_table(s, check, error);
 }
 
 /* ---- writing ------------------------------------------------------------- */

@@ -266,6 +266,27 @@ static bool co_snapshot_delete(struct node *node, size_t index, GError **error)
            error_set_errno(error, ret, "Could not delete the snapshot");
 }
 
+/* ---- repair -------------------------------------------------------------- */
+
+int co_qcow2_snapshots_rewrite(struct qcow2 *s)
+{
+    struct snapshot_edit e;
+    int ret = co_snapshot_edit_begin(s, &e, 0, 0);
+
+    if (ret < 0) {
+        return ret;
+    }
+    e.list = snapshot_list_without(s, UINT_MAX);
+    for (unsigned i = 0; i < e.list->len; i++) {
+        struct qcow2_snapshot *sn = g_ptr_array_index(e.list, i);
+        if (!qcow2_snapshot_has_size(sn)) {
+            sn->disk_size = s->header.size;
+        }
+        sn->extra_bytes = MAX(sn->extra_bytes, QCOW2_KNOWN_SNAPSHOT_EXTRA);
+    }
+    return co_snapshot_edit_finish(&e);
+}
+
 /* ---- showing ------------------------------------------------------------- */
 
 static bool co_snapshot_load(struct node *node, size_t index, int64_t *size,

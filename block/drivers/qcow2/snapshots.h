@@ -59,6 +59,9 @@ bool qcow2_snapshot_has_size(const struct qcow2_snapshot *sn);
 int64_t qcow2_snapshot_entry_bytes(const uint8_t *at);
 /* Extra data of the entry at `at`, of which 40 bytes suffice. */
 uint32_t qcow2_snapshot_extra_bytes(const uint8_t *at);
+/* The entry at `at`, 40 bytes, is to have the most extra data that are taken.
+ */
+void qcow2_snapshot_cut_extra(uint8_t *at);
 /* at: a whole entry; of its extra data no more than `keep` are taken over. */
 struct qcow2_snapshot *qcow2_snapshot_parse(const uint8_t *at, uint32_t keep);
 /* Bytes of an entry as qcow2_snapshot_build() makes it, padded. It has all the
@@ -74,7 +77,6 @@ struct qcow2_snapshots {
     GPtrArray *list;     /* of struct qcow2_snapshot, in the table's order */
     int64_t table_bytes; /* on disk */
     GError *damage;      /* why the table could not be read, or NULL */
-    int damage_errno;
 };
 
 void qcow2_snapshots_init(struct qcow2_snapshots *t);
@@ -82,6 +84,11 @@ void qcow2_snapshots_clear(struct qcow2_snapshots *t);
 /* Reads the table. False and *error if it cannot be used; for a check that is
  * noted, and true. */
 bool co_qcow2_snapshots_read(struct qcow2 *s, GError **error);
+/* Reads a table that could not be read, and leaves out what is too much; what
+ * is left out is told, as repaired. False and *error if there is nothing to be
+ * had. */
+bool co_qcow2_snapshots_salvage(struct qcow2 *s, struct check_report *check,
+                                GError **error);
 /* Bytes of a table of these entries. */
 int64_t qcow2_snapshots_bytes(const GPtrArray *list);
 /* Writes the entries to offset; nothing refers to them yet. 0 or -errno. */
@@ -95,5 +102,8 @@ uint64_t *co_qcow2_snapshot_l1(struct qcow2 *s, const struct qcow2_snapshot *sn,
 /* ---- snapshots.c --------------------------------------------------------- */
 
 extern const struct snapshot_ops qcow2_snapshot_ops;
+/* Writes the table anew, each entry with all the fields that there are now. 0
+ * or -errno. */
+int co_qcow2_snapshots_rewrite(struct qcow2 *s);
 
 #endif

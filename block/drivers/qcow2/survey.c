@@ -207,7 +207,8 @@ static bool co_survey_snapshot(struct survey *v,
                                   "snapshot table entry corrupted",
                                   sn->id, sn->name, sn->l1_size);
     }
-    if (sn->l1_offset & (uint64_t)(s->cluster_size - 1)) {
+    if ((sn->l1_offset & (uint64_t)(s->cluster_size - 1)) ||
+        (sn->l1_size && !sn->l1_offset)) {
         return qcow2_survey_wrong(
             v, error,
             "snapshot %s (%s) l1_offset=%#" PRIx64 ": L1 table is not "
