@@ -116,7 +116,11 @@ static int amend_run(int argc, char **argv)
         return tool_usage_error("Must specify options (-o)");
     }
     if (join_options(&o, strings)) {
-        return print_options();
+        if (o.how.format || first < argc) {
+            return print_options();
+        }
+        tool_error("Expecting one image file name");
+        return 1;
     }
     if (!img_one_filename(argc, argv, first, &o.how)) {
         return 1;

@@ -148,7 +148,7 @@ static int co_check_node(const struct check *o, struct node *node)
     if (!co_check_and_repair(o, node, &c, &error)) {
         return tool_fail(&error);
     }
-    if (o->json) {
+    if (o->json && !o->quiet) {
         print_json(o, node, &c);
     } else if (!o->quiet) {
         print_human(&c);

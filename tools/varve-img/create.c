@@ -5,6 +5,7 @@
 
 #include <stdio.h>
 #include <string.h>
+#include "block/driver.h"
 #include "util/error.h"
 #include "util/keyval.h"
 
@@ -56,10 +57,10 @@ static bool sort_options(struct create *c, const char *text, GError **error)
             }
         } else if (!strcmp(kv->key, "backing_file")) {
             g_free(c->backing_file);
-            c->params.backing_file = c->backing_file = g_strdup(kv->value);
+            c->backing_file = g_strdup(kv->value);
         } else if (!strcmp(kv->key, "backing_fmt")) {
             g_free(c->backing_format);
-            c->params.backing_format = c->backing_format = g_strdup(kv->value);
+            c->backing_format = g_strdup(kv->value);
         } else {
             g_auto(GStrv) parts = g_strsplit(kv->value, ",", -1);
             g_autofree char *quoted = g_strjoinv(",,", parts);
@@ -71,6 +72,37 @@ static bool sort_options(struct create *c, const char *text, GError **error)
     return list;
 }
 
+/* What has a letter of its own counts more; what is no option of the format is
+ * found out before anything is opened. */
+static bool take_options(struct create *c, const GPtrArray *strings,
+                         GError **error)
+{
+    const struct block_driver *driver = block_driver_find(c->format);
+    struct create_params *p = &c->params;
+
+    for (unsigned i = 0; i < strings->len; i++) {
+        const char *text = g_ptr_array_index(strings, i);
+        if (!img_check_create_options(c->format, text, error) ||
+            !sort_options(c, text, error)) {
+            return false;
+        }
+    }
+    if (driver && !driver->supports_backing && p->backing_file) {
+        return error_set(error,
+                         "Backing file not supported for file format '%s'",
+                         c->format);
+    }
+    if (driver && !driver->supports_backing && p->backing_format) {
+        return error_set(
+            error, "Backing file format not supported for file format '%s'",
+            c->format);
+    }
+    p->backing_file = p->backing_file ? p->backing_file : c->backing_file;
+    p->backing_format =
+        p->backing_format ? p->backing_format : c->backing_format;
+    return true;
+}
+
 /* Opens the backing image: it must exist, and without a size given the new
  * image takes its size. */
 static bool co_check_backing(struct create *c, GError **error)
@@ -79,12 +111,15 @@ static bool co_check_backing(struct create *c, GError **error)
     g_autofree char *path = NULL;
     struct open_defaults d = {.read_only = true};
 
-    if (!p->backing_file || (c->unsafe && p->size >= 0)) {
+    if (!p->backing_file) {
         return true;
     }
     if (!p->backing_format) {
         return error_set(error,
                          "Backing file specified without backing format");
+    }
+    if (c->unsafe) {
+        return true;
     }
     path = img_backing_path(c->filename, p->backing_file);
     struct node *node =
@@ -167,11 +202,9 @@ static int create_run(int argc, char **argv)
         tool_fail_at(c.filename, &error);
         goto out;
     }
-    for (unsigned i = 0; i < option_strings->len; i++) {
-        if (!sort_options(&c, g_ptr_array_index(option_strings, i), &error)) {
-            tool_fail_at(c.filename, &error);
-            goto out;
-        }
+    if (!take_options(&c, option_strings, &error)) {
+        tool_fail_at(c.filename, &error);
+        goto out;
     }
     c.params.extra = extra->len ? extra->str : NULL;
     status = tool_run(co_create_image, &c);

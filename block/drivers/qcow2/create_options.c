@@ -306,6 +306,10 @@ bool co_qcow2_create_file(const char *filename,
         return error_set(error, "Image size is too large");
     }
     spec.size = align_up(spec.size, BLOCK_SECTOR_SIZE);
+    /* Nothing is made of what cannot be. */
+    if (!qcow2_check_spec(&spec, error)) {
+        return false;
+    }
     struct node *file = co_new_file(filename, error);
     if (file && spec.data_file_name) {
         spec.data_file = co_new_file(spec.data_file_name, error);

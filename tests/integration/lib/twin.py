@@ -80,7 +80,7 @@ class Twin:
             r = run(name, directory, *args)
             assert not SANITIZER.search(r.stderr), r.stderr
             out = r.stdout
-            if r.returncode == 0 and "--output=json" in args:
+            if r.returncode == 0 and out and "--output=json" in args:
                 out = without_sizes(json.loads(out))
             else:
                 out = normalise(out, directory)

@@ -1,0 +1,103 @@
+"""Every option of the subcommands that change no image which is there, right
+and wrong, by varve-img and qemu-img on the same images."""
+import os
+import shlex
+
+import pytest
+
+from lib.twin import NAMES, Twin, run
+
+CREATE = """
+o 1M | -q o 1M | o 1.5K | o 1kb | o 1x | o -1 | o 9E | o |  | -f nonsense o 1M
+-b base -F qcow2 o | -b base -F qcow2 o 5M | -b base -F raw o
+-u -b missing -F qcow2 o 1M | -u -b missing -F qcow2 o | -u -b base o 1M
+-f raw -b base -F qcow2 o 1M | -f raw -F qcow2 o 1M | -F qcow2 o 1M
+-b base -F qcow2 -o backing_file=other o | -o size=3M o | -o size=3M o 1M
+-o backing_file=base,backing_fmt=qcow2 o | -o cluster_size=3k o 1M
+-o cluster_size=4M o 1M | -o foo=bar o 1M | -o foo o 1M
+-o preallocation=metadata o 1M | -o preallocation=falloc o 1M
+-o preallocation=x o 1M | -f raw -o preallocation=full o 1M
+-f raw -o preallocation=falloc o 1M | -f raw -o nocow=on o 1M
+-f raw -o extent_size_hint=1M o 1M | -f raw -o help | -f raw -o help o
+-o compat=0.10 o 1M | -o compat=x o 1M | -o lazy_refcounts=x o 1M
+-o refcount_bits=3 o 1M | -o compression_type=zstd o 1M | missing/o 1M
+-o cluster_size=512 -o lazy_refcounts=on o 1M | o 1M 2M | -6 o 1M | -e o 1M
+--object secret,id=s,data=a o 1M | --object secret,id=s o 1M | o 0 | o 1
+o 1b | o 1 M | o 0x1000 | o 1e3 | o 1. | o .5M | o 1.5.5M
+"""
+LOOK = """
+info base | info -f raw base | info -f nonsense base | info --output=json top
+info --output=x base | info --backing-chain top
+info --backing-chain --output=json top | info -U top | info missing | info
+info --force-share --backing-chain top | info a b | info -t none base
+info --image-opts driver=qcow2,file.filename=top | info --object foo base
+info --image-opts -f qcow2 top | info --image-opts driver=nonsense | info .
+info json:{"driver":"qcow2","file.filename":"top"} | info /dev/null | info s
+map top | map --output=json top | map --output=x top | map -l -1 top | map
+map --start-offset=100k --max-length=100k --output=json top | map -s 5M top
+map -s 100k -l 1 top | map -s x top | map -f raw r | map -U -f qcow2 top
+map --image-opts driver=qcow2,file.filename=top | map missing
+check top | check --output=json top | check -q top | check -r x top | check
+check -q --output=json top | check -f raw r | check -U top | check -T none top
+check -T x top | check missing | check -r leaks top | check -r all top
+check --image-opts driver=qcow2,file.filename=top
+compare top base | compare top top | compare -s top other | compare base other
+compare -f qcow2 -F raw top r | compare -q top base | compare -T none top base
+compare -T x top base | compare -U top base | compare top | compare a b c
+compare missing top | compare top missing | compare -f nonsense top base
+measure -O qcow2 top | measure -O raw top | measure --size 1M | measure
+measure --output=json -O qcow2 top | measure --size 1M -O qcow2
+measure --size x | measure --size 1M top | measure -O nonsense top
+measure -O qcow2 -o cluster_size=4k --size 1G | measure -U -O qcow2 top
+measure -O qcow2 -o foo=1 --size 1G | measure -f qcow2 -O qcow2 top
+measure -O qcow2 -o preallocation=full --size 1G
+measure -O raw -o preallocation=full --size 1G
+amend top | amend -o foo=1 top | amend -o cluster_size=4k top
+amend -o help | amend -o lazy_refcounts=on missing | amend -t x -o size=1M top
+dd | dd if=top | dd of=o | dd if=missing of=o | dd if=top of=o bs=x
+dd if=top of=o foo=1 | dd if=top of=o count=x | dd if=top of=o bs=0
+nonsense
+"""
+
+
+def commands(text):
+    for line in text.strip().splitlines():
+        for words in line.split(" | "):
+            yield shlex.split(words.replace('"', '\\"'))
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    twin = Twin(tmp_path_factory.mktemp("options"))
+    twin.create("base", "1M")
+    twin.io("base", "write -P 1 0 200k")
+    twin.create("top", backing="base")
+    twin.io("top", "write -P 2 100k 300k")
+    twin.create("r", "1M", fmt="raw")
+    twin.io("r", "write -P 3 300k 300k", fmt="raw")
+    twin.create("other", "2M")
+    for directory in twin.dirs.values():
+        (directory / "s").write_bytes(b"x" * 1000)
+    return twin
+
+
+def test_new_images(images):
+    """What cannot be made leaves no file."""
+    for words in commands(CREATE):
+        fmt = [] if "-f" in words else ["-f", "qcow2"]
+        images.same("create", *fmt, *words)
+        made = [os.path.exists(d / "o") for d in images.dirs.values()]
+        assert made[0] == made[1], words
+        if made[0]:
+            images.same("info", "-U", "--output=json", "o")
+            for directory in images.dirs.values():
+                (directory / "o").unlink()
+
+
+def test_looks_at_images(images):
+    before = {n: (images.dirs[n] / "top").read_bytes() for n in NAMES}
+    for words in commands(LOOK):
+        images.same(*words)
+    for name, data in before.items():
+        assert (images.dirs[name] / "top").read_bytes() == data
+    run("qemu-img", images.ours, "check", "-q", "top", check=0)
