@@ -331,6 +331,63 @@ static void a_member_goes_to_another_loop_between_requests(void **state)
     stop(&a);
 }
 
+static void who_has_the_turn_may_stop_asking(void **state)
+{
+    struct stream a = STREAM(0, 4 * KIB, THROTTLE_WRITE, .depth = 2);
+    struct stream b = STREAM(1, 4 * KIB, THROTTLE_WRITE, .depth = 2, .on = 1);
+
+    for (int i = 0; i < 12; i++) {
+        LIMIT(.ops[THROTTLE_TOTAL].avg = 10);
+        start(&a);
+        start(&b);
+        steps(1000 + i * 50);
+        stop(i % 2 ? &a : &b);
+        struct stream *left = i % 2 ? &b : &a;
+        left->done = 0;
+        steps(5 * SECONDS);
+        assert_about(left->done, 50, 5);
+        stop(left);
+    }
+}
+
+static void co_ask_once(void *opaque)
+{
+    co_throttle(members[1], 4 * KIB, THROTTLE_READ);
+    *(bool *)opaque = true;
+}
+
+static void mail_follows_its_member(void **state)
+{
+    bool there = false, here = false;
+
+    LIMIT(.bytes[THROTTLE_TOTAL].avg = 1);
+    throttle_bypass_begin(members[0]);
+    assert_true(reads_at_once());
+    loop_bind(loops[1]);
+    co_enter(co_create(co_ask_once, &there));
+    assert_false(there);
+    /* Mail for the loop that it leaves. */
+    const struct throttle_config slow = {
+        .bytes = {{0, 0, 1}, {0, 0, 1}, {1, 0, 1}},
+        .ops = {{0, 0, 1}, {0, 0, 1}, {0, 0, 1}},
+    };
+    struct throttle_config fast = slow;
+    fast.bytes[THROTTLE_TOTAL].avg = 1000000;
+    throttle_group_set(group, &slow);
+    throttle_bypass_begin(members[1]);
+    throttle_bypass_end(members[1]);
+    /* On the other one it waits for an hour; until the limits change. */
+    loop_bind(loops[0]);
+    assert_true(reads_at_once());
+    co_enter(co_create(co_ask_once, &here));
+    assert_false(here);
+    throttle_group_set(group, &fast);
+    run_all();
+    assert_true(there);
+    assert_true(here);
+    throttle_bypass_end(members[0]);
+}
+
 static void names_are_unique_and_free_again(void **state)
 {
     assert_null(throttle_group_new("g"));
@@ -443,6 +500,8 @@ int main(void)
         TEST(other_limits_count_at_once),
         TEST(a_bypass_lets_go_what_waits_and_it_is_paid_for_later),
         TEST(a_member_goes_to_another_loop_between_requests),
+        TEST(who_has_the_turn_may_stop_asking),
+        TEST(mail_follows_its_member),
         TEST(names_are_unique_and_free_again),
         TEST(threads_share_a_group),
     };
