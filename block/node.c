@@ -254,7 +254,8 @@ void node_expect_bulk(struct node *node)
 
     node->bulk = true;
     LIST_FOREACH (edge, &node->children, in_children) {
-        if (edge->roles & (ROLE_DATA | ROLE_METADATA | ROLE_FILTERED)) {
+        if (edge->roles &
+            (ROLE_DATA | ROLE_METADATA | ROLE_FILTERED | ROLE_COW)) {
             node_expect_bulk(edge->child);
         }
     }

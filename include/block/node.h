@@ -93,8 +93,9 @@ struct node *node_find(const char *name, GError **error);
 struct node *node_lookup(const char *device, const char *node_name,
                          GError **error);
 
-/* From now on the node is a target of copies that keep several writes in
- * flight: what lies below may trade the latency of one for their rate. */
+/* From now on the node is read, or written by several requests in flight, from
+ * one end to the other, and its loop does nothing else: what lies in it may
+ * trade latency for speed. */
 void node_expect_bulk(struct node *node);
 
 bool node_is_filter(const struct node *node);

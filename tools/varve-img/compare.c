@@ -203,6 +203,7 @@ static int co_compare(void *opaque)
             c->status = 2;
             break;
         }
+        node_expect_bulk(c->image[i]->node);
     }
     if (c->image[1]) {
         co_compare_images(c);

@@ -178,6 +178,7 @@ static bool co_open_sources(struct convert *c)
         if (!s->b) {
             return false;
         }
+        node_expect_bulk(s->b->node);
         s->start = c->total;
         s->bytes = align_up(backend_length(s->b), BLOCK_SECTOR_SIZE);
         if (!range_add(c->total, s->bytes, &c->total)) {

@@ -208,6 +208,7 @@ static int co_map(void *opaque)
     if (!b) {
         return 1;
     }
+    node_expect_bulk(b->node);
     int status = o->output == MAP_HUMAN || o->output == MAP_JSON
                      ? co_print_map(o, b->node)
                      : co_draw_map(o, b->node);

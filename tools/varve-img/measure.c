@@ -54,6 +54,9 @@ static int co_measure(void *opaque)
     if (o->how.filename && !(b = co_img_open(&o->how))) {
         return 1;
     }
+    if (b) {
+        node_expect_bulk(b->node);
+    }
     bool ok =
         co_image_measure(o->format, &o->params, b ? b->node : NULL, &m, &error);
     if (ok && o->json) {

@@ -3,7 +3,9 @@
  *
  * All of it may wait: for the disk, for another operation that holds the file's
  * lock, or, with SEEK_HOLE on a file in memory, for a walk over every page. So
- * it runs on workers. What the file system refuses once it is not asked again.
+ * it runs on workers; but status at once where nobody else would have to wait,
+ * as a hand-over takes longer than most answers. What the file system refuses
+ * once it is not asked again.
  */
 #include "block/drivers/file/file.h"
 
@@ -240,7 +242,7 @@ int co_file_block_status(struct node *node, bool want_zero, int64_t offset,
         w.end = s->data_end;
     } else if (want_zero) {
         uint64_t holes_made = s->holes_made;
-        kind = co_worker(ask_extent, &w);
+        kind = node->bulk ? ask_extent(&w) : co_worker(ask_extent, &w);
         if (kind == 1 && holes_made == s->holes_made) {
             s->data_start = offset;
             s->data_end = w.end;
