@@ -55,6 +55,8 @@ struct node *co_open_node(const struct blockdev_options *options,
     }
     node_settings_apply(node, &settings);
     node->no_backing = defaults->no_backing;
+    node->no_data = defaults->no_data;
+    node->probed = defaults->probed;
     if ((driver->co_open && !driver->co_open(node, options, error))) {
         co_node_discard(node);
         return NULL;

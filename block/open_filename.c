@@ -79,8 +79,8 @@ static struct blockdev_options *put_on_top(enum blockdev_driver format,
 
 /* ---- probing ---- */
 
-static const struct block_driver *probe(const uint8_t *head, size_t bytes,
-                                        const char *filename)
+const struct block_driver *block_probe(const uint8_t *head, size_t bytes,
+                                       const char *filename)
 {
     const struct block_driver *best = block_driver_find("raw");
     int best_score = 1;
@@ -107,7 +107,7 @@ static bool co_probe(struct node *file, enum blockdev_driver *format,
                                "format");
     }
     const struct block_driver *driver =
-        probe(head, bytes > 0 ? bytes : 0, file->filename);
+        block_probe(head, bytes > 0 ? bytes : 0, file->filename);
     bool known = driver && blockdev_driver_parse(driver->name, format);
     return known || error_set(error, "Could not determine image format");
 }
@@ -136,7 +136,7 @@ static struct node *co_open_probed(struct blockdev_options *protocol,
                                    struct node *opened_for, GError **error)
 {
     enum blockdev_driver format;
-    struct open_defaults below = *defaults;
+    struct open_defaults below = *defaults, above = *defaults;
     below.discard_unmap = true;
     struct node *file = co_open_node(protocol, &below, opened_for, NULL, error);
     if (!file || !co_probe(file, &format, error)) {
@@ -147,8 +147,9 @@ static struct node *co_open_probed(struct blockdev_options *protocol,
         return NULL;
     }
     qapi_auto(blockdev_options) top = put_on_top(format, protocol, error);
+    above.probed = format == BLOCKDEV_DRIVER_RAW;
     struct node *node =
-        top ? co_open_node(top, defaults, opened_for, file, error) : NULL;
+        top ? co_open_node(top, &above, opened_for, file, error) : NULL;
     co_node_unref(file);
     return node;
 }

@@ -92,6 +92,16 @@ static bool co_raw_open(struct node *node,
         return false;
     }
     node->length = window_length(&s->w, below(node));
+    if (node->probed && !node->read_only) {
+        g_message("WARNING: Image format was not specified for '%s' and "
+                  "probing guessed raw.\n"
+                  "         Automatically detecting the format is dangerous "
+                  "for raw images, write operations on block 0 will be "
+                  "restricted.\n"
+                  "         Specify the 'raw' format explicitly to remove the "
+                  "restrictions.",
+                  below(node)->filename);
+    }
     return true;
 }
 
@@ -149,9 +159,27 @@ static int co_raw_preadv(struct node *node, int64_t offset, int64_t bytes,
     return co_node_preadv(below(node), offset, iov, flags);
 }
 
+/* A guest whose disk was taken for raw must not turn it into a format, with a
+ * backing file of its choice, that is recognised the next time. */
+static bool becomes_format(const struct node *node, int64_t offset,
+                           const struct iov *iov)
+{
+    uint8_t head[BLOCK_SECTOR_SIZE];
+
+    if (G_LIKELY(!node->probed) || offset >= BLOCK_SECTOR_SIZE ||
+        iov->bytes < sizeof(head)) {
+        return false;
+    }
+    iov_to_buf(iov, 0, head, sizeof(head));
+    return block_probe(head, sizeof(head), "") != node->driver;
+}
+
 static int co_raw_pwritev(struct node *node, int64_t offset, int64_t bytes,
                           const struct iov *iov, unsigned flags)
 {
+    if (becomes_format(node, offset, iov)) {
+        return -EPERM;
+    }
     int ret = to_child(node, &offset, bytes);
     if (ret < 0) {
         return ret;
@@ -218,6 +246,9 @@ static int co_raw_copy_range(struct node *src, int64_t src_offset,
                              int64_t bytes, unsigned flags)
 {
     int ret = to_child(src, &src_offset, bytes);
+    if (dst->probed && dst_offset < BLOCK_SECTOR_SIZE) {
+        return -ENOTSUP;
+    }
     if (ret == 0) {
         ret = to_child(dst, &dst_offset, bytes);
     }
@@ -241,6 +272,11 @@ static void raw_refresh_limits(struct node *node)
         node->limits.request_alignment = 1;
         node->limits.pdiscard_align = 0;
         node->limits.pwrite_zeroes_align = 0;
+    }
+    if (node->probed) {
+        /* What becomes of the first sector is seen as a whole. */
+        node->limits.request_alignment =
+            max_i64(node->limits.request_alignment, BLOCK_SECTOR_SIZE);
     }
 }
 

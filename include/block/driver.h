@@ -129,16 +129,14 @@ struct block_driver {
      * tells what its data would be. Needs no open node of this driver. */
     bool (*co_measure)(const struct create_params *params, struct node *source,
                        struct image_measure *measure, GError **error);
-    /* Stores another name and format of the backing file, NULL for none, in the
-     * image. The graph stays as it is. */
+    /* Stores another backing file in the image, or NULL; not in the graph. */
     bool (*co_change_backing)(struct node *node, const char *file,
                               const char *format, GError **error);
     /* Changes the options of an existing image, while nobody else writes to
      * it. */
     bool (*co_amend)(struct node *node, struct amend_request *request,
                      GError **error);
-    /* Lets go of everything that this layer holds, so that all of it comes
-     * from the backing file. */
+    /* Lets go of all that this layer holds: the backing file shows through. */
     int (*co_make_empty)(struct node *node);
     /* Format part of query answers, or NULL. Caller frees. */
     struct image_info_specific *(*co_query_specific)(struct node *node);
@@ -193,6 +191,9 @@ struct block_driver {
 /* All drivers, sorted by name, NULL-terminated. */
 extern const struct block_driver *const block_drivers[];
 const struct block_driver *block_driver_find(const char *name);
+/* The one whose format these first bytes of a file are. */
+const struct block_driver *block_probe(const uint8_t *head, size_t bytes,
+                                       const char *filename);
 /* True for a driver whose options have a child "file". */
 bool block_driver_has_file(const char *name);
 

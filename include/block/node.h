@@ -67,7 +67,7 @@ struct node {
     bool force_share;        /* option: lock nothing */
     bool auto_read_only;     /* option */
     bool no_backing;         /* the backing file that it names is not open */
-    bool for_check;          /* see struct open_defaults */
+    bool for_check, probed, no_data; /* see struct open_defaults */
     bool cache_direct;
     bool unusable; /* takes no more writes, and the driver has said why */
     char *backing_filename;           /* as the image stores it, or NULL */
@@ -119,6 +119,8 @@ struct open_defaults {
     bool read_only, auto_read_only, force_share;
     bool cache_direct, no_flush, discard_unmap;
     bool no_backing; /* what the image names stays closed */
+    bool no_data; /* only metadata are looked at: nor is a data file opened */
+    bool probed;  /* raw, because nothing else was recognised */
     /* Nothing but a check will be done: nothing is refused or repaired because
      * the image is damaged, nothing is marked. */
     bool check;

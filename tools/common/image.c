@@ -19,6 +19,7 @@
 struct described {
     const char *file, *format, *aio;
     const struct cache_mode *cache;
+    bool probed;              /* it looks like nothing: raw */
     struct json_object *tree; /* all else */
 };
 
@@ -75,7 +76,7 @@ static bool put_bool(struct json_object *tree, const char *key, bool value)
 }
 
 /* The format of file, whose options may be changed by those below "file". */
-static bool co_find_format(const struct described *d,
+static bool co_find_format(struct described *d,
                            const struct blockdev_options *file,
                            const char **format, GError **error)
 {
@@ -85,6 +86,7 @@ static bool co_find_format(const struct described *d,
             return false;
         }
         *format = blockdev_driver_str(driver);
+        d->probed = driver == BLOCKDEV_DRIVER_RAW;
     }
     return block_driver_find(*format) ||
            error_set(error, "Unknown driver '%s'", *format);
@@ -250,7 +252,7 @@ static bool check_known(struct json_object *tree, GError **error)
     return true;
 }
 
-struct blockdev_options *co_image_options(const GPtrArray *pairs,
+struct blockdev_options *co_image_options(const GPtrArray *pairs, bool *probed,
                                           bool *writethrough, GError **error)
 {
     struct described d = {.tree = json_object_new_object()};
@@ -262,6 +264,7 @@ struct blockdev_options *co_image_options(const GPtrArray *pairs,
         options = qapi_blockdev_options_decode(d.tree, error);
     }
     *writethrough = d.cache && d.cache->writethrough;
+    *probed = d.probed;
     json_object_put(d.tree);
     return options;
 }
@@ -320,7 +323,7 @@ struct node *co_image_open(const struct image_open *how, bool *writethrough,
                            GError **error)
 {
     g_autoptr(GPtrArray) pairs = NULL;
-    bool ignored;
+    bool ignored, probed = false;
 
     if (how->image_opts) {
         pairs = keyval_split(how->filename, "file", error);
@@ -332,9 +335,11 @@ struct node *co_image_open(const struct image_open *how, bool *writethrough,
         add_pair(pairs, "file", how->filename);
     }
     add_program_options(pairs, how);
-    qapi_auto(blockdev_options) options =
-        co_image_options(pairs, writethrough ? writethrough : &ignored, error);
+    qapi_auto(blockdev_options) options = co_image_options(
+        pairs, &probed, writethrough ? writethrough : &ignored, error);
     const struct open_defaults defaults = {.no_backing = how->no_backing,
+                                           .no_data = how->no_data,
+                                           .probed = probed,
                                            .check = how->check};
     struct node *node =
         options ? co_node_open_with(options, &defaults, error) : NULL;

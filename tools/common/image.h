@@ -19,9 +19,9 @@
  *   (any other)    an option of the node ("discard"), or below it ("file.aio")
  *
  * Sets *writethrough from cache. Reads the file where it has to find out the
- * format. NULL and *error; the caller owns the result. On the graph's loop;
- * suspends. */
-struct blockdev_options *co_image_options(const GPtrArray *pairs,
+ * format; *probed: it is taken for raw. NULL and *error; the caller owns the
+ * result. On the graph's loop; suspends. */
+struct blockdev_options *co_image_options(const GPtrArray *pairs, bool *probed,
                                           bool *writethrough, GError **error);
 
 /* How a program opens an image. */
@@ -36,6 +36,7 @@ struct image_open {
     bool steady;     /* nobody else may write to it meanwhile */
     bool image_opts; /* filename is a list of options */
     bool no_backing; /* whatever the image names stays closed */
+    bool no_data;    /* so does its data file */
     bool snapshot;   /* what is written goes to a file that vanishes */
     bool copy_on_read;
 };

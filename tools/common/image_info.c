@@ -12,8 +12,11 @@
 
 /* In the order of qemu-img; what is not here comes after it. */
 static const char *const first_keys[] = {
-    "compat",        "compression-type", "lazy-refcounts", "bitmaps",
-    "refcount-bits", "corrupt",          "extended-l2",    NULL,
+    "compat",         "compression-type",
+    "lazy-refcounts", "bitmaps",
+    "refcount-bits",  "data-file",
+    "data-file-raw",  "corrupt",
+    "extended-l2",    NULL,
 };
 
 static void print_member(FILE *out, const char *key, struct json_object *value,

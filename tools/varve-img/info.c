@@ -144,7 +144,7 @@ static int co_info(void *opaque)
     struct info *o = opaque;
     g_autoptr(GArray) layers = g_array_new(false, false, sizeof(struct layer));
 
-    o->how.no_backing = true;
+    o->how.no_backing = o->how.no_data = true;
     bool ok = co_collect(o, layers);
     if (ok) {
         print_info(o, layers);

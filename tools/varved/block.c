@@ -241,13 +241,15 @@ static bool split_drive(struct drive *dr, GPtrArray *pairs, GError **error)
 static void co_drive(void *opaque)
 {
     struct drive *dr = opaque;
+    struct open_defaults defaults = {0};
     bool writethrough = false;
     struct node *node = NULL;
 
     if (dr->has_node) {
-        qapi_auto(blockdev_options) options =
-            co_image_options(dr->pairs, &writethrough, dr->error);
-        node = options ? co_node_open(options, dr->error) : NULL;
+        qapi_auto(blockdev_options) options = co_image_options(
+            dr->pairs, &defaults.probed, &writethrough, dr->error);
+        node =
+            options ? co_node_open_with(options, &defaults, dr->error) : NULL;
         if (!node) {
             return;
         }

@@ -50,6 +50,11 @@ bool co_qcow2_open_data_file(struct qcow2 *s, const struct blockdev_ref *ref,
         return !ref || error_set(error, "'data-file' can only be set for "
                                         "images with an external data file");
     }
+    if (s->node->no_data) {
+        s->external = true;
+        s->external_raw = s->header.autoclear & QCOW2_AUTOCLEAR_RAW_DATA;
+        return true;
+    }
     if (!ref) {
         if (!name || !name->bytes) {
             return error_set(error, "'data-file' is required for this image");
