@@ -174,9 +174,9 @@ static int co_load(struct meta_cache *c, struct meta_entry *e)
 int co_meta_cache_get(struct meta_cache *c, uint64_t key, int64_t offset,
                       struct meta_entry **out)
 {
-    bool cleaned = false;
+    bool cleaned = false, waited = false;
 
-    for (;;) {
+    for (;; waited = true) {
         struct meta_entry *e = lookup(c, key);
         if (e && !e->loading) {
             e->used = true;
@@ -186,6 +186,12 @@ int co_meta_cache_get(struct meta_cache *c, uint64_t key, int64_t offset,
         if (e) {
             co_queue_wait(&e->loaded);
             continue;
+        }
+        if (waited && c->place) {
+            offset = c->place(c->opaque, key);
+        }
+        if (!offset) {
+            return -ENOENT;
         }
         int ret = co_room(c, &e, &cleaned);
         if (ret < 0) {

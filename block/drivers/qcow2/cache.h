@@ -55,6 +55,8 @@ struct meta_cache {
     struct co_mutex write_lock; /* of co_meta_cache_write_all() */
     /* Makes dirty entries clean, for an eviction; 0 or -errno. */
     int (*co_clean)(void *opaque);
+    /* Where the slice of key is in the file now; 0: nowhere any more. */
+    int64_t (*place)(const void *opaque, uint64_t key);
     void *opaque;
     struct cache_memory memory;
     int load_event, write_event; /* enum blkdebug_event */
@@ -91,7 +93,10 @@ static inline struct meta_entry *meta_cache_find(struct meta_cache *c,
     return e;
 }
 
-/* As meta_cache_find(), reading it from offset if need be. */
+/* As meta_cache_find(), reading it from offset if need be. If it has moved
+ * while there was no room for it, it is read from its new place; -ENOENT: it is
+ * gone.
+ */
 int co_meta_cache_get(struct meta_cache *c, uint64_t key, int64_t offset,
                       struct meta_entry **e);
 /* Call before each change of e->data (pointers into it become stale). Does not

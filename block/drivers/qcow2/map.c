@@ -164,6 +164,17 @@ static int co_slice_offset(struct qcow2 *s, int64_t offset, int64_t *at)
     return 0;
 }
 
+int64_t qcow2_l2_slice_place(const void *opaque, uint64_t key)
+{
+    const struct qcow2 *s = opaque;
+    uint64_t i = key >> (s->l2_bits - s->slice_bits);
+    uint64_t in_table =
+        key & ((UINT64_C(1) << (s->l2_bits - s->slice_bits)) - 1);
+    int64_t table = i < s->l1_size ? s->l1[i] & QCOW2_OFFSET_MASK : 0;
+
+    return table ? table + (int64_t)(in_table * s->l2.slice_size) : 0;
+}
+
 int co_qcow2_slice_if_any(struct qcow2 *s, int64_t offset,
                           struct meta_entry **slice)
 {
@@ -177,7 +188,12 @@ int co_qcow2_slice_if_any(struct qcow2 *s, int64_t offset,
     if (ret < 0 || !at) {
         return ret;
     }
-    return co_meta_cache_get(&s->l2, slice_key(s, offset), at, slice);
+    ret = co_meta_cache_get(&s->l2, slice_key(s, offset), at, slice);
+    if (G_UNLIKELY(ret == -ENOENT)) {
+        *slice = NULL;
+        ret = 0;
+    }
+    return ret;
 }
 
 int co_qcow2_map(struct qcow2 *s, int64_t offset, int64_t bytes,

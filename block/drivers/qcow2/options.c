@@ -142,6 +142,7 @@ static bool set_up_caches(struct qcow2 *s,
     meta_cache_init(&s->rb, s->node, rslice,
                     min_i64(c.rb / rslice, max_i64(blocks, FAIR_CAPACITY)));
     s->l2.co_clean = co_clean_l2;
+    s->l2.place = qcow2_l2_slice_place;
     s->rb.co_clean = co_clean_rb;
     s->l2.opaque = s->rb.opaque = s;
     s->l2.load_event = BLKDEBUG_EVENT_L2_LOAD;

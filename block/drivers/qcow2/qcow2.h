@@ -263,6 +263,8 @@ int co_qcow2_slice_for_write(struct qcow2 *s, int64_t offset,
 /* The same, but *slice is NULL where there is no L2 table. */
 int co_qcow2_slice_if_any(struct qcow2 *s, int64_t offset,
                           struct meta_entry **slice);
+/* struct meta_cache.place of L2 slices. */
+int64_t qcow2_l2_slice_place(const void *opaque, uint64_t key);
 /* What the first word of an entry says. */
 void qcow2_decode_entry(const struct qcow2 *s, uint64_t entry,
                         struct mapping *m);
