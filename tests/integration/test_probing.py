@@ -34,6 +34,11 @@ def test_a_guess_is_told_to_who_may_write(raw):
     assert io(raw, "-r", "-c", "read 0 512", "r")[2] == ""
     assert io(raw, "-f", "raw", "-c", "read 0 512", "r")[2] == ""
     assert "WARNING" in raw.same("resize", "r", "128k")[2]
+    for args in (["amend", "-o", "size=1M", "r"], ["bitmap", "--add", "r", "b"],
+                 ["commit", "r"], ["snapshot", "-c", "s", "r"],
+                 ["rebase", "-u", "-b", "", "r"]):
+        said = raw.same(*args, but=lambda text: re.sub(r"#block\d+", "N", text))
+        assert "WARNING" in said[2]
     raw.same("info", "r")
 
 
