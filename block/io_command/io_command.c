@@ -79,7 +79,7 @@ static bool parse_cluster(struct io_session *s, struct io_args *args,
             fprintf(s->err, "%s: invalid option -- '%c'\n", name, letter);
             return false;
         }
-        args->given[letter] = true;
+        args->given[letter]++;
         if (row[1] != ':') {
             continue;
         }

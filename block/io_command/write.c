@@ -42,7 +42,7 @@ static bool parse_source(struct io_session *s, const struct io_args *args,
         !io_parse_pattern(s, args->option['P'], &w->pattern)) {
         return false;
     }
-    if (args->given['z'] + args->given['P'] + args->given['s'] > 1) {
+    if (!!args->given['z'] + !!args->given['P'] + !!args->given['s'] > 1) {
         fprintf(s->out, "Only one of -z, -P, and -s can be specified at the "
                         "same time\n");
         return false;

@@ -42,7 +42,7 @@ struct io_args {
     const struct io_command *command;
     int n;
     char **word;
-    bool given[128];         /* by letter */
+    unsigned given[128];     /* by letter: how often */
     const char *option[128]; /* its argument */
 };
 

@@ -85,6 +85,7 @@ RUNS = {
                "write -z -n -u -f 8k 8k", "write -z 1 3"],
     "options that need another": ["write -u 0 512", "write -n 0 512"],
     "options that exclude each other": [
+        "write -zz 0 512", "write -P 1 -P 2 0 512",
         "write -z -P 1 0 512", "write -z -s pattern 0 512"],
     "force unit access": ["write -f 0 512", "writev -f 0 512 512"],
     "compressed is not for raw": ["write -c 0 64k", "write -c 1 64k",
@@ -100,7 +101,8 @@ RUNS = {
         "reopen -c none -o cache.no-flush=off", "reopen -o cache.direct=on",
         "reopen -o cache.writeback=on"],
     "reopened with wrong options": [
-        "reopen -r -w", "reopen -w -o read-only=off", "reopen -o nonsense=1",
+        "reopen -r -w", "reopen -r -r", "reopen -ww",
+        "reopen -w -o read-only=off", "reopen -o nonsense=1",
         "reopen -o cache.nonsense=1", "reopen -o driver=qcow2",
         "reopen -o node-name=a", "reopen -o file=nothing", "reopen a",
         "reopen -x", "reopen -o", "length"],
