@@ -1,5 +1,6 @@
 """varve-img amend beside qemu-img: the same answers, the same images."""
 import shutil
+import struct
 
 import pytest
 
@@ -102,6 +103,59 @@ def test_zeroes_over_a_backing_file_survive_a_downgrade(tmp_path):
     ours = tmp_path / "varve"
     check(ours)
     assert content("qemu", ours, tmp_path) == content("qemu", image, tmp_path)
+
+
+def test_snapshots_stay_when_the_version_falls_and_rises(tmp_path):
+    image = tmp_path / "image"
+    qemu("img", "create", "-q", "-f", "qcow2", image, "4M")
+    io("qemu", image, ["write -P 1 0 1M"])
+    qemu("img", "snapshot", "-c", "one", image)
+    io("qemu", image, ["write -P 2 512k 1M", "write -z 64k 64k"])
+    expected = content("qemu", image, tmp_path)
+    said = amend(tmp_path, image, "compat=0.10")
+    assert said["varve"] == said["qemu"] and said["varve"][0] == 0
+    ours = tmp_path / "varve"
+    check(ours)
+    assert content("qemu", ours, tmp_path) == expected
+    forget_size_of_snapshot(ours)
+    said = amend(tmp_path, shutil.copy(ours, tmp_path / "old"), "compat=1.1")
+    assert said["varve"] == said["qemu"] and said["varve"][0] == 0
+    check(ours)
+    assert content("qemu", ours, tmp_path) == expected
+    qemu("img", "snapshot", "-a", "one", ours)
+    check(ours)
+    io("qemu", ours, ["read -P 1 0 1M", "read -P 0 1M 3M"])
+
+
+def forget_size_of_snapshot(image):
+    """The one entry of the snapshot table loses its extra data."""
+    data = bytearray(image.read_bytes())
+    at, = struct.unpack(">Q", data[64:72])
+    extra, = struct.unpack(">I", data[at + 36:at + 40])
+    data[at + 36:at + 40] = bytes(4)
+    tail = data[at + 40 + extra:at + 512]
+    data[at + 40:at + 40 + len(tail)] = tail
+    image.write_bytes(data)
+
+
+@pytest.mark.parametrize("resize", ["8M", None])
+def test_snapshots_that_version_2_cannot_have_prevent_a_downgrade(tmp_path,
+                                                                  resize):
+    image = tmp_path / "image"
+    qemu("img", "create", "-q", "-f", "qcow2", image, "4M")
+    io("qemu", image, ["write -z 0 64k"])
+    qemu("img", "snapshot", "-c", "one", image)
+    if resize:
+        qemu("img", "resize", "-q", image, resize)
+    before = image.read_bytes()
+    said = amend(tmp_path, image, "compat=0.10")
+    assert said["varve"][0] == 1
+    if resize:
+        assert said["varve"] == said["qemu"]
+    else:
+        assert said["qemu"][0] == 0  # it fills them with data
+        assert "whose snapshot 'one' has zero clusters" in said["varve"][2]
+    assert (tmp_path / "varve").read_bytes() == before
 
 
 def test_the_command_line_is_that_of_qemu(tmp_path):

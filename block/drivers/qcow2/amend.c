@@ -123,24 +123,6 @@ static bool check_backing(const struct qcow2 *s, const struct image_spec *w,
     return false;
 }
 
-static bool check_downgrade(const struct qcow2 *s, GError **error)
-{
-    uint64_t features = s->header.incompatible & ~QCOW2_INCOMPAT_DIRTY;
-
-    if (features) {
-        return error_set(error,
-                         "Cannot downgrade an image with incompatible features "
-                         "%#" PRIx64 " set",
-                         features);
-    }
-    if (s->header.nb_snapshots) {
-        /* Zero clusters of theirs would have to be filled. */
-        return error_set(error, "Cannot downgrade an image with internal "
-                                "snapshots");
-    }
-    return true;
-}
-
 static bool check_wanted(const struct qcow2 *s, const struct image_spec *w,
                          GError **error)
 {
@@ -169,8 +151,7 @@ static bool check_wanted(const struct qcow2 *s, const struct image_spec *w,
         return error_set(error, "data-file-raw cannot be set on existing "
                                 "images");
     }
-    return check_backing(s, w, error) &&
-           (w->version >= s->version || check_downgrade(s, error));
+    return check_backing(s, w, error);
 }
 
 /* ---- the header ---------------------------------------------------------- */
@@ -215,6 +196,22 @@ static bool co_set_version(struct qcow2 *s, unsigned version, GError **error)
     }
     s->version = version;
     return true;
+}
+
+/* Entries of snapshots that do not say how large the disk was, as those of
+ * version 2 may, say it first. */
+static bool co_upgrade(struct qcow2 *s, GError **error)
+{
+    bool sized = true;
+
+    for (unsigned i = 0; i < s->snapshots.list->len; i++) {
+        sized = sized && qcow2_snapshot_has_size(
+                             g_ptr_array_index(s->snapshots.list, i));
+    }
+    int ret = sized ? 0 : co_qcow2_snapshots_rewrite(s);
+    return ret < 0 ? error_set_errno(error, ret,
+                                     "Could not write the snapshot table")
+                   : co_set_version(s, 3, error);
 }
 
 static bool co_set_features(struct qcow2 *s, struct image_spec *w,
@@ -272,58 +269,10 @@ static bool co_set_width(struct qcow2 *s, uint64_t bits, GError **error)
     return ok;
 }
 
-/* ---- zero clusters, which version 2 does not know -------------------------
- */
-
-/* -ECANCELED if it is to end here. */
-static int co_tell(struct amend_request *request, int64_t done, int64_t more)
-{
-    return !request->co_progress || request->co_progress(request, done, more)
-               ? 0
-               : -ECANCELED;
-}
-
-static int co_fill_zeroes(struct qcow2 *s, int64_t offset, int64_t bytes,
-                          void *zeroes, size_t room)
-{
-    int ret = 0;
-
-    for (int64_t n; ret == 0 && bytes; bytes -= n, offset += n) {
-        n = min_i64(bytes, (int64_t)room);
-        ret = co_node_pwrite(s->node, offset, zeroes, n, 0);
-    }
-    return ret;
-}
-
-static int co_expand_zeroes(struct qcow2 *s, struct amend_request *request)
-{
-    size_t room = MAX((size_t)1 << 20, (size_t)s->cluster_size);
-    g_autofree void *zeroes = g_try_malloc0(room);
-    int64_t end = s->node->length;
-    int ret = zeroes ? co_tell(request, 0, end) : -ENOMEM;
-    struct mapping m;
-
-    for (int64_t at = 0; ret == 0 && at < end; at += m.bytes) {
-        ret = co_qcow2_map(s, at, end - at, &m, MAP_READ);
-        bool zero =
-            m.type == CLUSTER_ZERO_PLAIN || m.type == CLUSTER_ZERO_ALLOC;
-        if (ret == 0 && zero && s->node->backing) {
-            ret = co_fill_zeroes(s, at, m.bytes, zeroes, room);
-        } else if (ret == 0 && zero) {
-            /* What is not there reads as zeroes, too. */
-            ret = co_qcow2_unmap(s, at, align_up(m.bytes, s->cluster_size));
-        }
-        if (ret == 0) {
-            ret = co_tell(request, m.bytes, 0);
-        }
-    }
-    return ret < 0 ? ret : co_qcow2_settle(s);
-}
-
 static bool co_downgrade(struct qcow2 *s, struct amend_request *request,
                          GError **error)
 {
-    int ret = co_expand_zeroes(s, request);
+    int ret = co_qcow2_expand_zeroes(s, request);
 
     if (ret < 0) {
         return error_set_errno(error, ret,
@@ -338,7 +287,7 @@ static bool co_downgrade(struct qcow2 *s, struct amend_request *request,
 static bool co_apply(struct qcow2 *s, struct image_spec *w,
                      struct amend_request *request, GError **error)
 {
-    if (w->version > s->version && !co_set_version(s, 3, error)) {
+    if (w->version > s->version && !co_upgrade(s, error)) {
         return false;
     }
     if (w->refcount_bits != UINT64_C(1) << s->refcount_order &&
@@ -365,5 +314,7 @@ bool co_qcow2_amend(struct node *node, struct amend_request *request,
 
     return parse(s, request, &wanted, &list, error) &&
            check_wanted(s, &wanted, error) &&
+           (wanted.version >= s->version ||
+            co_qcow2_check_downgrade(s, error)) &&
            co_apply(s, &wanted, request, error);
 }

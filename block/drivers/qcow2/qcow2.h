@@ -509,6 +509,13 @@ int co_qcow2_read_compressed(struct qcow2 *s, uint64_t entry, int64_t skip,
 /* Rebuilds all refcounts from the tables that refer to clusters. */
 bool co_qcow2_repair_refcounts(struct qcow2 *s, GError **error);
 
+/* ---- downgrade.c ---- */
+/* False and *error if the image cannot become one of version 2. */
+bool co_qcow2_check_downgrade(struct qcow2 *s, GError **error);
+/* Zero clusters of the disk become holes or data. 0, -errno, or -ECANCELED if
+ * the request's progress says so. */
+int co_qcow2_expand_zeroes(struct qcow2 *s, struct amend_request *request);
+
 /* ---- amend.c ---- */
 bool co_qcow2_amend(struct node *node, struct amend_request *request,
                     GError **error);
