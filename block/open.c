@@ -244,6 +244,13 @@ bool co_node_open_backing(struct node *node,
 {
     GError *why = NULL;
     struct node *backing;
+    if (ref && ref->kind != QAPI_KIND_NULL && node->no_backing) {
+        return error_set(error,
+                         "Block format '%s' does not support the option "
+                         "'backing%s'",
+                         node->driver->name,
+                         ref->kind == QAPI_KIND_STRING ? "" : ".driver");
+    }
     if (ref ? ref->kind == QAPI_KIND_NULL
             : node->no_backing || !node->backing_filename ||
                   !*node->backing_filename) {

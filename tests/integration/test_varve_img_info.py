@@ -54,6 +54,21 @@ def test_options_instead_of_a_name(images):
             images.same("info", *args, text)
 
 
+def test_options_of_what_is_not_opened(images):
+    """The backing file stays closed, so nothing can be said of it."""
+    other = "driver=raw,backing.file.driver=file,backing.file.filename=raw"
+    for text in (f"backing.{other}", "backing=nothing"):
+        for fmt, name in (("qcow2", "mid"), ("qcow2", "base"),
+                          ("qcow2", "raw"), ("raw", "raw")):
+            options = f"driver={fmt},file.filename={name},{text}"
+            images.same("info", "--image-opts", options)
+            images.same("rebase", "-u", "-b", "", "--image-opts", options)
+    for backing in ('{"driver":"raw","file":{"driver":"file","filename":"raw"}}',
+                    '"nothing"', "null"):
+        images.same("info", 'json:{"driver":"qcow2","file":{"driver":"file",'
+                    '"filename":"mid"},"backing":%s}' % backing)
+
+
 def test_an_image_in_use(images):
     # Nobody else may write while the lock is held, but reading is free.
     images.same("info", "--output=json", "--force-share", "sub/top")
