@@ -23,10 +23,22 @@ static struct edge *find_child(const struct node *node, const char *name)
     return NULL;
 }
 
-static bool is_strong(const struct node *node, const char *name)
+/* Behind it is what the image itself names, whether an option says so or not.
+ */
+static bool has_own_backing(const struct node *node)
+{
+    const char *own = node->backing_filename ? node->backing_filename : "";
+    return node->backing ? !strcmp(node->backing->child->filename, own)
+                         : !*own || node->no_backing;
+}
+
+static bool is_strong(const struct node *node, const struct qapi_member *m)
 {
     const char *const *strong = node->driver->strong_options;
-    return !strong || g_strv_contains(strong, name);
+    if (m->type == &qapi_type_blockdev_ref_or_null && has_own_backing(node)) {
+        return false;
+    }
+    return !strong || g_strv_contains(strong, m->name);
 }
 
 static bool is_ref(const struct qapi_type *type)
@@ -58,7 +70,7 @@ static bool has_strong_options(const struct node *node)
     const void *branch = branch_of(node, &type);
     for (uint32_t i = 0; type && i < type->n; i++) {
         const struct qapi_member *m = &type->members[i];
-        if (is_given(branch, m) && is_strong(node, m->name)) {
+        if (is_given(branch, m) && is_strong(node, m)) {
             return true;
         }
     }
@@ -110,7 +122,7 @@ static void weaken(struct node *node, struct blockdev_options *o)
     char *branch = (char *)o + qapi_type_blockdev_options.u_offset;
     for (uint32_t i = 0; type && i < type->n; i++) {
         const struct qapi_member *m = &type->members[i];
-        if (!is_strong(node, m->name)) {
+        if (!is_strong(node, m)) {
             if (m->has_flag) {
                 *(bool *)(branch + m->has_offset) = false;
             } else if (m->optional) {

@@ -160,6 +160,32 @@ def test_nodes_describe_themselves(pair):
     ], ignore=BY_NATURE)
 
 
+def test_a_backing_file_is_in_the_name_if_it_is_not_the_images_own(pair):
+    def over(name, top, backing):
+        return add("qcow2", name, file=file_node(top), backing=backing)
+
+    def with_file(driver, name):
+        return {"driver": driver, "file": file_node(name)}
+
+    def named(daemon):
+        return [n for n in nodes(daemon) if not n["node-name"].startswith("#")]
+
+    same_conversation(*pair, [
+        image("base.qcow2"), image("other.qcow2"),
+        lambda d: image("top.qcow2", "64M", "-F", "qcow2", "-b",
+                        d.path("base.qcow2"))(d),
+        over("own", "top.qcow2", with_file("qcow2", "base.qcow2")), named,
+        add("raw", "part", file="own", size=MIB), named,
+        delete("part"), delete("own"),
+        over("as-raw", "top.qcow2", with_file("raw", "base.qcow2")), named,
+        delete("as-raw"),
+        over("other", "top.qcow2", with_file("qcow2", "other.qcow2")), named,
+        delete("other"),
+        over("none", "top.qcow2", None), named, delete("none"),
+        over("none-as-ever", "base.qcow2", None), named,
+    ], ignore=BY_NATURE)
+
+
 def test_statistics_of_nodes(pair):
     same_conversation(*pair, [
         image("base.qcow2"),
