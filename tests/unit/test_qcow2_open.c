@@ -59,7 +59,6 @@ static const struct field {
     {"reftable clusters", 56, 4, 128, NULL},
     {"reftable clusters", 56, 4, 129, "Reference count table too large"},
     {"reftable clusters", 56, 4, UINT32_MAX, "Reference count table too large"},
-    {"snapshots", 60, 4, 65537, "Snapshot table too large"},
     {"snapshots", 60, 4, 1, "Snapshot table offset invalid"},
     {"refcount order", 96, 4, 6, NULL},
     {"refcount order", 96, 4, 7,

@@ -160,7 +160,7 @@ void qcow2_guard_snapshots(struct qcow2 *s)
         }
     }
     if (!range_within(table.offset, table.bytes, hbitmap_size(s->meta))) {
-        table.bytes = 0;
+        table = (struct table_place){0};
     }
     g->snapshots = table;
     qcow2_meta_add(s, table.offset, table.bytes);

@@ -165,6 +165,17 @@ static bool check_table(const struct qcow2_disk_header *h, const char *name,
     return true;
 }
 
+bool qcow2_header_check_snapshots(const struct qcow2_disk_header *h,
+                                  GError **error)
+{
+    uint32_t n = MIN(h->nb_snapshots, QCOW2_MAX_SNAPSHOTS);
+
+    return check_table(h, "Snapshot table", h->snapshots_offset, n,
+                       sizeof(struct qcow2_disk_snapshot),
+                       QCOW2_MAX_SNAPSHOTS * sizeof(struct qcow2_disk_snapshot),
+                       error);
+}
+
 static bool check_size(const struct qcow2_disk_header *h, GError **error)
 {
     bool extended = h->incompatible & QCOW2_INCOMPAT_EXTENDED_L2;
@@ -208,14 +219,9 @@ static bool check_numbers(const struct qcow2_disk_header *h, GError **error)
         return error_set(error,
                          "Image does not contain a reference count table");
     }
-    if (h->nb_snapshots > QCOW2_MAX_SNAPSHOTS) {
-        return error_set(error, "Snapshot table too large");
-    }
     return check_table(h, "Reference count table", h->refcount_table_offset,
                        h->refcount_table_clusters * per_cluster, 8,
                        QCOW2_MAX_REFTABLE_BYTES, error) &&
-           check_table(h, "Snapshot table", h->snapshots_offset,
-                       h->nb_snapshots, 40, QCOW2_MAX_SNAPSHOTS * 40, error) &&
            check_table(h, "Active L1 table", h->l1_table_offset, h->l1_size, 8,
                        QCOW2_MAX_L1_BYTES, error) &&
            check_size(h, error);
@@ -285,7 +291,8 @@ static bool parse_first_cluster(struct qcow2 *s, const uint8_t *area,
     if (!parse_extensions(area, h->header_length, end, s->extensions, error) ||
         !check_features(h, qcow2_extension(s, QCOW2_EXT_FEATURE_NAMES),
                         error) ||
-        !check_compression(h, error) || !check_numbers(h, error)) {
+        !check_compression(h, error) || !check_numbers(h, error) ||
+        (!s->node->for_check && !qcow2_header_check_snapshots(h, error))) {
         return false;
     }
     g_free(s->further_fields);

@@ -70,5 +70,9 @@ int co_qcow2_update_incompat(struct qcow2 *s, uint64_t set, uint64_t clear);
 
 /* ---- for reading the header (header.c) ---- */
 void qcow2_header_to_host(struct qcow2_disk_header *h);
+/* Where the header says the snapshot table is; how many entries that has is the
+ * reader's to check. */
+bool qcow2_header_check_snapshots(const struct qcow2_disk_header *h,
+                                  GError **error);
 
 #endif

@@ -2,9 +2,10 @@
  * The snapshot table: read as a whole at open, and written anew as a whole when
  * something in it changes.
  *
+ * A table that is nowhere or too long is refused, by a check when it begins.
  * Entries are taken as they are, so that an image with a damaged one can still
- * be opened; what an entry refers to is checked when it is used. Where the file
- * ends, zeroes follow.
+ * be opened; what an entry refers to is checked when it is used. Where
+ * the file ends, zeroes follow.
  *
  * Runs on the node's loop.
  */
@@ -15,6 +16,7 @@
 #include <inttypes.h>
 #include <string.h>
 #include "block/check_report.h"
+#include "block/drivers/qcow2/header.h"
 #include "block/drivers/qcow2/qcow2.h"
 #include "util/error.h"
 
@@ -128,20 +130,54 @@ static struct qcow2_snapshot *co_read_entry(struct window *w, uint32_t i,
     return qcow2_snapshot_parse(at, QCOW2_MAX_SNAPSHOT_EXTRA);
 }
 
+/* The last n entries are too many, which is told where that is repaired; else
+ * false and *error. */
+static bool leave_out(struct window *w, uint32_t n, GError **error)
+{
+    if (!w->check) {
+        error_set(error, "Snapshot table too large");
+        error_add_hint(error,
+                       "You can force-remove all %" PRIu32 " overhanging "
+                       "snapshots with qemu-img check -r all",
+                       n);
+        return false;
+    }
+    /* Each of them counts. */
+    w->check->errors_fixed += n - 1;
+    check_report_fixable(w->check, CHECK_REPORT_ERROR, true,
+                         "%" PRIu32 " overhanging snapshots: "
+                         "snapshot table too large",
+                         n);
+    return true;
+}
+
 static bool co_read_entries(struct window *w, GPtrArray *list, GError **error)
 {
     struct qcow2 *s = w->s;
-    int64_t start = s->header.snapshots_offset, at = start;
+    int64_t start = s->header.snapshots_offset, at = start, kept = 0;
+    uint32_t n = MIN(s->header.nb_snapshots, QCOW2_MAX_SNAPSHOTS);
 
-    for (uint32_t i = 0; i < s->header.nb_snapshots; i++) {
+    if (n < s->header.nb_snapshots &&
+        !leave_out(w, s->header.nb_snapshots - n, error)) {
+        return false;
+    }
+    for (uint32_t i = 0; i < n; i++) {
+        int64_t from = at;
         struct qcow2_snapshot *sn = co_read_entry(w, i, &at, error);
         if (!sn) {
             return false;
         }
-        g_ptr_array_add(list, sn);
-        if (at - start > QCOW2_MAX_SNAPSHOT_TABLE && !w->check) {
-            return error_set(error, "Snapshot table too large");
+        /* Extra data that are left out do not count. */
+        kept += w->check ? qcow2_snapshot_built_bytes(sn) : at - from;
+        if (kept > QCOW2_MAX_SNAPSHOT_TABLE) {
+            qcow2_snapshot_free(sn);
+            at = from;
+            if (!leave_out(w, n - i, error)) {
+                return false;
+            }
+            break;
         }
+        g_ptr_array_add(list, sn);
     }
     /* Zeroes behind the end of the file are not there. */
     s->snapshots.table_bytes =
@@ -168,13 +204,13 @@ static bool co_read_table(struct qcow2 *s, struct check_report *check,
 
 bool co_qcow2_snapshots_read(struct qcow2 *s, GError **error)
 {
-    if (!s->header.nb_snapshots) {
-        return true;
-    }
+    bool none = !s->header.nb_snapshots;
+
     if (!s->node->for_check) {
-        return co_read_table(s, NULL, error);
+        return none || co_read_table(s, NULL, error);
     }
-    (void)co_read_table(s, NULL, &s->snapshots.damage);
+    (void)(qcow2_header_check_snapshots(&s->header, &s->snapshots.damage) &&
+           (none || co_read_table(s, NULL, &s->snapshots.damage)));
     return true;
 }
 
@@ -182,7 +218,8 @@ bool co_qcow2_snapshots_salvage(struct qcow2 *s, struct check_report *check,
                                 GError **error)
 {
     g_clear_error(&s->snapshots.damage);
-    return co_read_table(s, check, error);
+    return qcow2_header_check_snapshots(&s->header, error) &&
+           co_read_table(s, check, error);
 }
 
 /* ---- writing ------------------------------------------------------------- */
