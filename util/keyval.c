@@ -164,3 +164,9 @@ bool keyval_parse_size(const char *text, uint64_t *bytes, GError **error)
     }
     return true;
 }
+
+char *keyval_quote(const char *text)
+{
+    g_auto(GStrv) parts = g_strsplit(text, ",", -1);
+    return g_strjoinv(",,", parts);
+}

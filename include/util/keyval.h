@@ -30,5 +30,7 @@ GPtrArray *keyval_split(const char *text, const char *implied_key,
 int keyval_size(const char *text, uint64_t *bytes);
 /* The same, with an error that says what is expected. */
 bool keyval_parse_size(const char *text, uint64_t *bytes, GError **error);
+/* text as a value in such a list: commas doubled. Caller frees. */
+char *keyval_quote(const char *text);
 
 #endif

@@ -62,8 +62,7 @@ static bool sort_options(struct create *c, const char *text, GError **error)
             g_free(c->backing_format);
             c->backing_format = g_strdup(kv->value);
         } else {
-            g_auto(GStrv) parts = g_strsplit(kv->value, ",", -1);
-            g_autofree char *quoted = g_strjoinv(",,", parts);
+            g_autofree char *quoted = keyval_quote(kv->value);
 
             g_string_append_printf(c->extra, "%s%s=%s",
                                    c->extra->len ? "," : "", kv->key, quoted);
@@ -103,6 +102,11 @@ static bool take_options(struct create *c, const GPtrArray *strings,
     return true;
 }
 
+static bool refuse_no_format(GError **error)
+{
+    return error_set(error, "Backing file specified without backing format");
+}
+
 /* Opens the backing image: it must exist, and without a size given the new
  * image takes its size. */
 static bool co_check_backing(struct create *c, GError **error)
@@ -114,25 +118,32 @@ static bool co_check_backing(struct create *c, GError **error)
     if (!p->backing_file) {
         return true;
     }
-    if (!p->backing_format) {
-        return error_set(error,
-                         "Backing file specified without backing format");
+    if (!*p->backing_file) {
+        return error_set(error, "Expected backing file name, got empty string");
+    }
+    if (!strcmp(p->backing_file, c->filename)) {
+        return error_set(error, "Error: Trying to create an image with the "
+                                "same filename as the backing file");
     }
     if (c->unsafe) {
-        return true;
+        return p->backing_format || refuse_no_format(error);
     }
     path = img_backing_path(c->filename, p->backing_file);
     struct node *node =
         co_node_open_filename(path, p->backing_format, &d, error);
     if (!node) {
-        g_prefix_error(error, "Could not open backing image '%s': ", path);
+        error_add_hint(error, "Could not open backing image.");
         return false;
     }
     if (p->size < 0) {
         p->size = node->length;
     }
+    bool ok = p->backing_format || refuse_no_format(error);
+    if (!ok) {
+        error_add_hint(error, "Detected format of %s.", node->driver->name);
+    }
     co_node_unref(node);
-    return true;
+    return ok;
 }
 
 static int co_create_image(void *opaque)

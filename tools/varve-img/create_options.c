@@ -252,7 +252,8 @@ char *img_create_summary(const char *format, const struct create_params *params)
             value = params->backing_format;
         }
         if (value) {
-            g_string_append_printf(s, " %s=%s", o[i].name, value);
+            g_autofree char *quoted = keyval_quote(value);
+            g_string_append_printf(s, " %s=%s", o[i].name, quoted);
         }
     }
     return g_string_free(s, FALSE);

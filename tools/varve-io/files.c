@@ -14,6 +14,7 @@
 #include "block/types.h"
 #include "tools/common/image_info.h"
 #include "util/error.h"
+#include "util/keyval.h"
 
 bool co_file_open(struct io_session *s, const struct image_open *how)
 {
@@ -83,8 +84,7 @@ static bool co_open(struct io_session *s, const struct io_args *args)
     if (args->given['o']) {
         how.image_opts = true;
         if (args->n) {
-            g_auto(GStrv) parts = g_strsplit(args->word[0], ",", -1);
-            g_autofree char *file = g_strjoinv(",,", parts);
+            g_autofree char *file = keyval_quote(args->word[0]);
             list = g_strdup_printf("%s,file=%s", args->option['o'], file);
             how.filename = list;
         }
