@@ -63,6 +63,10 @@ def test_options_of_what_is_not_opened(images):
             options = f"driver={fmt},file.filename={name},{text}"
             images.same("info", "--image-opts", options)
             images.same("rebase", "-u", "-b", "", "--image-opts", options)
+    for name in ("mid", "base"):
+        options = f"driver=qcow2,file.filename={name},backing="
+        images.same("info", "--image-opts", options)
+        images.same("map", "--image-opts", options)
     for backing in ('{"driver":"raw","file":{"driver":"file","filename":"raw"}}',
                     '"nothing"', "null"):
         images.same("info", 'json:{"driver":"qcow2","file":{"driver":"file",'

@@ -252,6 +252,19 @@ static bool check_known(struct json_object *tree, GError **error)
     return true;
 }
 
+/* The schema's decoder takes it for null. */
+static void warn_of_empty_backing(struct json_object *tree)
+{
+    struct json_object *backing;
+
+    if (json_object_object_get_ex(tree, "backing", &backing) &&
+        json_object_is_type(backing, json_type_string) &&
+        !json_object_get_string_len(backing)) {
+        g_warning("Use of \"backing\": \"\" is deprecated; use \"backing\": "
+                  "null instead");
+    }
+}
+
 struct blockdev_options *co_image_options(const GPtrArray *pairs, bool *probed,
                                           bool *writethrough, GError **error)
 {
@@ -261,6 +274,7 @@ struct blockdev_options *co_image_options(const GPtrArray *pairs, bool *probed,
     if (co_describe(&d, pairs, error) &&
         qapi_blockdev_options_complete(d.tree, error) &&
         check_known(d.tree, error)) {
+        warn_of_empty_backing(d.tree);
         options = qapi_blockdev_options_decode(d.tree, error);
     }
     *writethrough = d.cache && d.cache->writethrough;
