@@ -3,10 +3,11 @@ commands beside QEMU's."""
 import json
 import shutil
 import struct
+import subprocess
 
 import pytest
 
-from lib import SystemOracle, Varved, same_conversation
+from lib import SystemOracle, Varved, program, same_conversation
 from test_qcow2 import SIDES, check, content, io, qemu, varve
 
 TIMES = {"date-sec", "date-nsec", "vm-clock-sec", "vm-clock-nsec"}
@@ -226,6 +227,66 @@ def test_commands_answer_as_qemu(tmp_path):
     for path in tmp_path / "Varved", tmp_path / "SystemOracle":
         check(path / "a")
         check(path / "b")
+
+
+SLOT, SLOTS, WRITES = 4096, 61, 600
+
+
+def writer(socket, half):
+    """Numbered writes, one after the other, round the slots of a half."""
+    argv = [program("varve-io"), "--image-opts",
+            f"driver=virtio-blk-vhost-user,path={socket}"]
+    for w in range(WRITES):
+        at = (half * SLOTS + w % SLOTS) * SLOT
+        argv += ["-c", f"write -q -P {w % 251 + 1} {at} {SLOT}"]
+    return subprocess.Popen(argv, stdin=subprocess.DEVNULL)
+
+
+def writes_in(data):
+    """How many of each half's writes the data hold, all before them too."""
+    slots, states = bytearray(SLOTS), {}
+    for w in range(WRITES):
+        states[bytes(slots)] = w
+        slots[w % SLOTS] = w % 251 + 1
+    states[bytes(slots)] = WRITES
+    values = bytearray()
+    for i in range(2 * SLOTS):
+        slot = data[i * SLOT:(i + 1) * SLOT]
+        assert slot == slot[:1] * SLOT
+        values.append(slot[0])
+    return [states[bytes(values[:SLOTS])], states[bytes(values[SLOTS:])]]
+
+
+def test_one_is_a_point_in_time_while_guests_write(start, tmp_path):
+    image = tmp_path / "image"
+    qemu("img", "create", "-q", "-f", "qcow2", image, "4M")
+    daemon = start(
+        Varved, "--blockdev", f"driver=file,filename={image},node-name=f",
+        "--blockdev", "driver=qcow2,file=f,node-name=n",
+        *(f"--export=vhost-user-blk,id=e{half},node-name=n,writable=on,"
+          f"addr.type=unix,addr.path=s{half}" for half in range(2)))
+    writers = [writer(daemon.path(f"s{half}"), half) for half in range(2)]
+    taken = 0
+    while any(w.poll() is None for w in writers):
+        data = {"device": "n", "name": f"s{taken}"}
+        daemon.command("blockdev-snapshot-internal-sync", data)
+        if taken & 1:
+            daemon.command("blockdev-snapshot-delete-internal-sync", data)
+        taken += 1
+    assert [w.wait() for w in writers] == [0, 0]
+    daemon.stop()
+    check(image)
+    shots = {s["name"]: of_snapshot("qemu", image, s["name"], tmp_path)
+             for s in names("varve", image)[::max(1, taken // 20)]}
+    history = [writes_in(data) for data in shots.values()]
+    for half in zip(*history):
+        assert list(half) == sorted(half)
+    assert sum(0 < a < WRITES and 0 < b < WRITES for a, b in history) > 2
+    assert writes_in(content("qemu", image, tmp_path)) == [WRITES, WRITES]
+    name = list(shots)[len(shots) // 2]
+    snapshot("varve", image, "-a", name)
+    assert content("qemu", image, tmp_path) == shots[name]
+    check(image)
 
 
 # ---- damaged tables ----------------------------------------------------------
