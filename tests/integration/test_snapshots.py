@@ -132,6 +132,27 @@ def test_the_tool_answers_as_qemu_img(tmp_path, kind, args):
     assert said["varve"] == said["qemu"]
 
 
+@pytest.mark.parametrize("args", [["map", "--output=json"], ["commit", "-q"],
+                                  ["rebase", "-b", ""]])
+def test_other_tools_leave_snapshots_as_they_are(tmp_path, args):
+    said = {}
+    for side in SIDES:
+        base, image = tmp_path / f"{side}.base", tmp_path / side
+        for path, more in (base, ()), (image, ("-b", base, "-F", "qcow2")):
+            qemu("img", "create", "-q", "-f", "qcow2", *more, path, "4M")
+            io("qemu", path, ["write -P 1 1M 300k", "write -z 2M 64k"])
+            snapshot("qemu", path, "-c", "s")
+            io("qemu", path, ["write -P 2 1100k 1M"])
+        out = SIDES[side]("img", *args, image).stdout
+        shots = [of_snapshot("qemu", path, "s", tmp_path)
+                 for path in (base, image)]
+        said[side] = out.replace(str(base), "BASE").replace(
+            str(image), "IMAGE"), shots, content("qemu", image, tmp_path)
+        check(base)
+        check(image)
+    assert said["varve"] == said["qemu"]
+
+
 @pytest.mark.parametrize("shot", [
     "a", "2", "nope", "snapshot.name=a", "snapshot.id=1", "", "foo=1",
     "snapshot.id=2,snapshot.name=a", "snapshot.foo=1"])
