@@ -250,7 +250,7 @@ def test_commands_answer_as_qemu(tmp_path):
         check(path / "b")
 
 
-SLOT, SLOTS, WRITES = 4096, 61, 600
+SLOT, SLOTS, WRITES = 4096, 61, 300
 
 
 def writer(socket, half):
@@ -298,7 +298,7 @@ def test_one_is_a_point_in_time_while_guests_write(start, tmp_path):
     daemon.stop()
     check(image)
     shots = {s["name"]: of_snapshot("qemu", image, s["name"], tmp_path)
-             for s in names("varve", image)[::max(1, taken // 20)]}
+             for s in names("varve", image)[::max(1, taken // 12)]}
     history = [writes_in(data) for data in shots.values()]
     for half in zip(*history):
         assert list(half) == sorted(half)
