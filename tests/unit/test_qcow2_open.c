@@ -265,6 +265,38 @@ static void a_write_to_metadata_is_prevented_and_marks_the_image(void **state)
     in_fake_loop(co_corrupt);
 }
 
+/* Two entries of the refcount table name one place, so that every table is
+ * looked at before it changes, and the first one then names none at all. */
+static void co_refblock_nowhere(void *opaque)
+{
+    struct node *file = co_mem_disk("disk");
+    struct heard heard = {0};
+    struct block_listener listener = {.image_corrupted = on_corrupted,
+                                      .opaque = &heard};
+
+    co_make("disk", 1 << 20,
+            "'cluster-size': 65536, 'preallocation': 'metadata'");
+    int64_t table = get_be(file, 48, 8);
+    put_be(file, table + 8, 8, get_be(file, table, 8));
+    put_be(file, table, 8, UINT64_MAX << 16);
+    put_be(file, table + 16, 8, get_be(file, table + 8, 8));
+    block_listener_add(&listener);
+    struct node *node = co_open("driver=qcow2,file=disk,discard=unmap");
+    assert_int_equal(co_node_pdiscard(node, 0, 65536), 0);
+    (void)co_node_flush(node);
+    assert_int_equal(heard.times, 1);
+    co_node_unref(node);
+    block_listener_remove(&listener);
+    assert_int_equal(get_be(file, 72, 8), 2);
+    co_node_unref(file);
+}
+
+static void a_refcount_block_at_an_impossible_place_marks_the_image(
+    void **state)
+{
+    in_fake_loop(co_refblock_nowhere);
+}
+
 /* ---- options ------------------------------------------------------------- */
 
 static void co_refuse(const char *options, const char *expected)
@@ -362,6 +394,8 @@ int main(void)
         cmocka_unit_test(
             a_dirty_image_gets_its_refcounts_back_before_it_is_written),
         cmocka_unit_test(a_write_to_metadata_is_prevented_and_marks_the_image),
+        cmocka_unit_test(
+            a_refcount_block_at_an_impossible_place_marks_the_image),
         cmocka_unit_test(options_that_make_no_sense_are_refused),
         cmocka_unit_test(a_disk_grows_and_shrinks),
     };

@@ -83,9 +83,20 @@ void qcow2_meta_add(struct qcow2 *s, int64_t offset, int64_t bytes)
     hbitmap_set(s->meta, start, end - start);
 }
 
+/* Where the bits of a range end; what begins outside of them has none. A
+ * damaged table may name any offset, so nothing is added to it here. */
+static int64_t end_of_bits(const struct qcow2 *s, int64_t offset, int64_t bytes)
+{
+    int64_t size = hbitmap_size(s->meta);
+
+    return offset < 0 || offset >= size
+               ? INT64_MIN
+               : offset + min_i64(bytes, size - offset);
+}
+
 void qcow2_meta_remove(struct qcow2 *s, int64_t offset, int64_t bytes)
 {
-    int64_t end = min_i64(offset + bytes, hbitmap_size(s->meta));
+    int64_t end = end_of_bits(s, offset, bytes);
 
     if (offset < end) {
         hbitmap_clear(s->meta, offset, end - offset);
@@ -94,7 +105,7 @@ void qcow2_meta_remove(struct qcow2 *s, int64_t offset, int64_t bytes)
 
 bool qcow2_meta_overlaps(const struct qcow2 *s, int64_t offset, int64_t bytes)
 {
-    int64_t end = min_i64(offset + bytes, hbitmap_size(s->meta));
+    int64_t end = end_of_bits(s, offset, bytes);
 
     for (int64_t at = align_down(offset, s->cluster_size); at < end;
          at += s->cluster_size) {
