@@ -197,6 +197,33 @@ static void a_cut_rewrite_leaves_the_old_header_or_the_new_one(void **state)
     in_fake_loop(co_cut);
 }
 
+/* ---- a name that is not there -------------------------------------------- */
+
+/* Without an offset there is no backing name, whatever its size. */
+static void co_size_without_name(void *opaque)
+{
+    struct node *file = co_mem_disk("disk");
+    uint8_t data[700] = {1};
+
+    co_make("disk", 1 << 20, "'cluster-size': 4096");
+    put_be(file, 16, 4, 4096);
+    struct node *node = co_open("driver=qcow2,file=disk");
+    co_edit(node, (struct wish){
+                      .type = UNKNOWN, .data = data, .bytes = sizeof(data)});
+    co_node_unref(node);
+    assert_int_equal(get_be(file, 16, 4), 0);
+    node = co_open("driver=qcow2,file=disk");
+    co_assert_extension(node, UNKNOWN, data, sizeof(data));
+    co_node_unref(node);
+    co_check(file, false);
+    co_node_unref(file);
+}
+
+static void the_size_of_no_backing_name_does_not_matter(void **state)
+{
+    in_fake_loop(co_size_without_name);
+}
+
 /* ---- no room ------------------------------------------------------------- */
 
 static void co_full(void *opaque)
@@ -235,6 +262,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(what_is_unknown_comes_through_every_rewrite),
         cmocka_unit_test(a_cut_rewrite_leaves_the_old_header_or_the_new_one),
+        cmocka_unit_test(the_size_of_no_backing_name_does_not_matter),
         cmocka_unit_test(what_does_not_fit_changes_nothing),
     };
 

@@ -201,10 +201,11 @@ static void current_area(struct qcow2 *s, struct header_area *h)
 }
 
 /* The first sector of a header that is what the file has now, and needs nothing
- * of the other sectors but the backing name, at name_at. False: there is none.
+ * of the other sectors but the backing name, *name bytes at name_at. False:
+ * there is none.
  */
-static bool build_interim(struct qcow2 *s, size_t name_at, uint8_t *area,
-                          size_t size)
+static bool build_interim(struct qcow2 *s, size_t name_at, size_t *name,
+                          uint8_t *area, size_t size)
 {
     struct header_area h;
 
@@ -215,15 +216,17 @@ static bool build_interim(struct qcow2 *s, size_t name_at, uint8_t *area,
         used += extension_space(g_ptr_array_index(h.extensions, i));
     }
     bool ok = used <= SECTOR && header_area_build(&h, name_at, area, size);
+    /* Not what the file says: without an offset that size can be anything. */
+    *name = h.fields.backing_file_size;
     header_area_clear(&h);
     return ok;
 }
 
 /* interim has the old backing name from name_at on, behind all else. */
 static int co_write_in_steps(struct qcow2 *s, const uint8_t *area,
-                             const uint8_t *interim, size_t name_at)
+                             const uint8_t *interim, size_t name_at,
+                             size_t name)
 {
-    size_t name = s->header.backing_file_size;
     int ret = name ? co_write_part(s, interim, name_at, name_at + name) : 0;
 
     if (ret == 0) {
@@ -247,7 +250,7 @@ static size_t used_bytes(const uint8_t *area, size_t size)
 /* old: room for another area. */
 static int co_write_area(struct qcow2 *s, const uint8_t *area, uint8_t *old)
 {
-    size_t size = s->cluster_size;
+    size_t size = s->cluster_size, name;
 
     int ret = co_node_pread(qcow2_file(s), 0, old, size, 0);
     if (ret < 0) {
@@ -257,8 +260,8 @@ static int co_write_area(struct qcow2 *s, const uint8_t *area, uint8_t *old)
     if (!memcmp(area + SECTOR, old + SECTOR, used - SECTOR)) {
         return co_write_part(s, area, 0, SECTOR);
     }
-    return build_interim(s, used, old, size)
-               ? co_write_in_steps(s, area, old, used)
+    return build_interim(s, used, &name, old, size)
+               ? co_write_in_steps(s, area, old, used, name)
                : co_write_part(s, area, 0, used);
 }
 
