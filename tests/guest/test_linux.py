@@ -49,6 +49,25 @@ def new_overlay(daemon, name, backing):
     return node
 
 
+SLOWLY = {"speed": 1}  # bytes a second: no job ends so by itself
+
+
+def let_end(daemon, job):
+    """A job that began slowly goes as quickly as it can, up to its end."""
+    assert [j["status"] for j in daemon.command("query-jobs")
+            if j["id"] == job] == ["running"]
+    daemon.command("block-job-set-speed", device=job, speed=0)
+    end_of(daemon, job)
+
+
+# Writes seven files over and over until /stop is there; a line of /rounds for
+# each. Eight rounds that end from now on hold seven that begin from now on.
+WRITER = ("i=0; while [ ! -e /stop ]; do i=$((i+1)); dd if=/dev/urandom "
+          "of=/mnt/b$((i%7)) bs=64k count=3 conv=fsync 2>/dev/null || break; "
+          "echo $i >>/rounds; done")
+ALL_WRITTEN = ("n=$(wc -l </rounds); while [ $(wc -l </rounds) -lt $((n+8)) ]; "
+               "do sleep 0.05; done")
+
 CHECKSUMS = "cd /mnt && find . -type f | sort | xargs md5sum; cd /"
 
 
@@ -60,22 +79,28 @@ def test_backups_of_a_file_system_in_use(daemon, boot):
     guest.run("dd if=/dev/urandom of=/mnt/a bs=1M count=8 && sync")
 
     # The bitmap and the full backup begin at one instant, under writes.
-    guest.run("(i=0; while [ ! -e /stop ]; do i=$((i+1)); dd if=/dev/urandom "
-              "of=/mnt/b$((i%7)) bs=64k count=9 conv=fsync 2>/dev/null; done) &")
+    guest.run(f": >/rounds; ({WRITER}) &")
+    guest.run(ALL_WRITTEN)
     full = new_overlay(daemon, "full.qcow2", None)
     daemon.command("transaction", actions=[
         {"type": "block-dirty-bitmap-add",
          "data": {"node": "disk", "name": "b"}},
-        {"type": "blockdev-backup", "data": backup("disk", full, sync="full")}])
-    end_of(daemon, full)
+        {"type": "blockdev-backup",
+         "data": backup("disk", full, sync="full", **SLOWLY)}])
+    guest.run(ALL_WRITTEN)
+    let_end(daemon, full)
+    # More than what the guest goes on writing, whose old data it saves itself.
+    guest.run("dd if=/dev/urandom of=/mnt/a bs=1M count=8 conv=fsync")
     inc0 = new_overlay(daemon, "inc0.qcow2", "full.qcow2")
     daemon.command("blockdev-backup", backup("disk", inc0, sync="incremental",
-                                             bitmap="b"))
-    end_of(daemon, inc0)
+                                             bitmap="b", **SLOWLY))
+    guest.run(ALL_WRITTEN)
+    let_end(daemon, inc0)
     guest.run("touch /stop; wait")
     guest.run("rm -f /mnt/b1; cp /mnt/a /mnt/c && sync")
     sums = guest.run(CHECKSUMS)
-    assert len(sums.splitlines()) >= 3
+    assert [line.split()[1] for line in sums.splitlines()] == [
+        f"./{name}" for name in ("a", "b0", "b2", "b3", "b4", "b5", "b6", "c")]
     guest.run("umount /mnt")
     inc1 = new_overlay(daemon, "inc1.qcow2", "inc0.qcow2")
     daemon.command("blockdev-backup", backup("disk", inc1, sync="incremental",
@@ -104,9 +129,9 @@ def test_backups_of_a_file_system_in_use(daemon, boot):
 
 
 def test_what_a_disk_tells_and_takes(daemon, boot):
-    for name in ("a", "b"):
+    for name, size in (("a", 24 * MIB), ("b", 16 * MIB)):
         with open(daemon.path(f"{name}.img"), "wb") as f:
-            f.truncate(16 * MIB)
+            f.truncate(size)
         daemon.command("blockdev-add", {
             "driver": "raw", "node-name": name, "discard": "unmap",
             "file": {"driver": "file", "discard": "unmap",
@@ -124,12 +149,13 @@ def test_what_a_disk_tells_and_takes(daemon, boot):
     # A bitmap is there all the while, and a backup at first.
     daemon.command("block-dirty-bitmap-add", node="a", name="b")
     daemon.command("blockdev-add", driver="null-co", node_name="nowhere",
-                   size=16 * MIB)
-    daemon.command("blockdev-backup", backup("a", "nowhere", sync="full"))
+                   size=24 * MIB)
+    daemon.command("blockdev-backup", backup("a", "nowhere", sync="full",
+                                             **SLOWLY))
     block = "/sys/block"
     assert guest.run(f"cat {block}/vda/serial") == "S-1"
     assert guest.run(f"ls {block}/vda/mq").split() == ["0", "1"]
-    assert guest.run(f"cat {block}/vda/size") == "32768"
+    assert guest.run(f"cat {block}/vda/size") == "49152"
     assert guest.run(f"cat {block}/vdb/queue/logical_block_size") == "4096"
     assert guest.run(f"cat {block}/vda/ro {block}/vdb/ro").split() == ["0", "1"]
 
@@ -138,7 +164,8 @@ def test_what_a_disk_tells_and_takes(daemon, boot):
     for cpu in (0, 1):
         guest.run(f"taskset {cpu + 1} dd if=/r of=/dev/vda bs=64k "
                   f"seek={cpu * 128} conv=fsync")
-    guest.run("echo 3 >/proc/sys/vm/drop_caches; cat /r /r | cmp - /dev/vda")
+    guest.run("echo 3 >/proc/sys/vm/drop_caches; cat /r /r | "
+              "cmp -n 16777216 - /dev/vda")
     status, _ = guest.try_run("dd if=/r of=/dev/vdb bs=4k count=1 conv=fsync")
     assert status
 
@@ -149,9 +176,9 @@ def test_what_a_disk_tells_and_takes(daemon, boot):
         before * 512 - 7 * MIB
 
     # The guest sees that the disk has grown; not while a backup copies it.
-    end_of(daemon, "nowhere")
-    daemon.command("block_resize", node_name="a", size=24 * MIB)
-    guest.run(f"while [ $(cat {block}/vda/size) != 49152 ]; do sleep 0.1; done")
+    let_end(daemon, "nowhere")
+    daemon.command("block_resize", node_name="a", size=32 * MIB)
+    guest.run(f"while [ $(cat {block}/vda/size) != 65536 ]; do sleep 0.1; done")
 
     # A write that finds no space waits until somebody has helped.
     guest.send("dd if=/r of=/dev/vdc bs=4k count=16 conv=fsync")
