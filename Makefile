@@ -72,6 +72,7 @@ UNIT_NAMES  := $(patsubst tests/unit/%.c,%,$(UNIT_SRC))
 UNIT_LIB    := $(sort $(wildcard tests/unit/lib/*.c))
 BENCH_SRC   := $(sort $(wildcard tests/bench/bench_*.c))
 FUZZ_SRC    := $(sort $(wildcard tests/fuzz/fuzz_*.c))
+FUZZ_LIB    := $(sort $(wildcard tests/fuzz/lib/*.c))
 SCHEMA      := $(sort $(wildcard qapi/*.json))
 GENERATOR   := $(sort $(wildcard qapi/gen/*.py) $(wildcard qapi/*.py))
 REFERENCE   := docs/qmp-reference.md
@@ -162,10 +163,16 @@ $(BUILD)/tests/bench/%: $(BUILD)/tests/bench/%.o $(LIB)
 	@echo "  LINK  $@"
 	$(Q)$(CC) $(LDFLAGS_ALL) -o $@ $^ $(PKG_LIBS)
 
-# libFuzzer brings its own main(); tests/fuzz/run sets CC and SAN.
-$(BUILD)/tests/fuzz/%: $(BUILD)/tests/fuzz/%.o $(UNIT_LIB_OBJ) $(LIB)
+# tests/fuzz/run sets CC and SAN.
+FUZZ_WRAP    = 8bit_counters pcs
+FUZZ_LIB_OBJ = $(FUZZ_LIB:%.c=$(BUILD)/%.o)
+$(BUILD)/libfuzz.a: $(FUZZ_LIB_OBJ)
+	$(Q)rm -f $@ && ar rcs $@ $^
+
+$(BUILD)/tests/fuzz/%: $(BUILD)/tests/fuzz/%.o $(BUILD)/libfuzz.a $(UNIT_LIB_OBJ) $(LIB)
 	@echo "  LINK  $@"
-	$(Q)$(CC) -fsanitize=fuzzer $(LDFLAGS_ALL) -o $@ $^ $(PKG_LIBS) -lcmocka
+	$(Q)$(CC) -fsanitize=fuzzer $(FUZZ_WRAP:%=-Wl,--wrap=__sanitizer_cov_%_init) \
+		$(LDFLAGS_ALL) -o $@ $^ $(PKG_LIBS) -lcmocka
 
 build-tests: $(UNIT_NAMES:%=$(BUILD)/tests/unit/%)
 
