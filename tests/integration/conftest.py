@@ -1,7 +1,8 @@
 """Fixtures of all integration tests."""
 import os
-import random
+import socket
 import sys
+import zlib
 
 import pytest
 
@@ -21,7 +22,8 @@ class Starter:
 
     def prepare(self, kind, *args, **kw):
         """One that is not started yet."""
-        directory = self.directory / f"{kind.name}-{len(self.daemons)}"
+        # Short: the path of a socket has 107 bytes.
+        directory = self.directory / f"{kind.__name__}-{len(self.daemons)}"
         daemon = kind(directory, *args, start=False, **kw)
         self.daemons.append(daemon)
         return daemon
@@ -71,12 +73,22 @@ def system_pair(start):
 
 
 @pytest.fixture
-def seed():
-    """$VARVE_TEST_SEED, or a new one, which a failing test shows."""
+def seed(request):
+    """$VARVE_TEST_SEED, or always the same one of each test."""
     value = int(os.environ.get("VARVE_TEST_SEED") or
-                random.SystemRandom().getrandbits(32))
+                zlib.crc32(request.node.name.encode()))
     print(f"VARVE_TEST_SEED={value}")
     return value
+
+
+@pytest.fixture
+def port():
+    """A TCP port of this test alone: it is bound here as well, which keeps
+    everybody off but who listens at it with SO_REUSEADDR."""
+    with socket.socket() as s:
+        s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        s.bind(("127.0.0.1", 0))
+        yield s.getsockname()[1]
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ MIB = 1 << 20
 
 def qemu(tool, *args, check=0):
     done = subprocess.run([tool, *map(str, args)], capture_output=True,
-                          text=True, timeout=60)
+                          text=True, timeout=120)
     assert done.returncode == check, (args, done.stdout, done.stderr)
     return done.stdout
 
@@ -81,7 +81,7 @@ def test_the_job_does_what_qemu_img_does(start, options):
                      for k, v in options.items())
     theirs = subprocess.run(
         ["qemu-img", "amend", "-f", "qcow2", "-o", words, paths[1]],
-        capture_output=True, text=True, timeout=60)
+        capture_output=True, text=True, timeout=120)
     varved.command(*node("n", driver="file", filename=paths[0]))
     varved.command(*amend(**options))
     job = conclude(varved)

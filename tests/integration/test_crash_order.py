@@ -99,7 +99,7 @@ def play(directory, shape, workload, base):
          "file.file.discard=unmap,"
          "file.log.driver=file,file.log.filename=log"],
         cwd=directory, input="\n".join(workload.lines) + "\naio_flush\nquit\n",
-        capture_output=True, text=True, timeout=60)
+        capture_output=True, text=True, timeout=120)
     said = done.stdout + done.stderr
     assert done.returncode == 0 and "failed" not in said, said
     return before, writelog.read(directory / "log")

@@ -101,7 +101,7 @@ def test_the_tour_of_the_readme_runs(tmp_path):
     done = subprocess.run(["bash", "-euo", "pipefail", "-c",
                            "\n".join(tour[2:])], cwd=tmp_path, env=env,
                           check=True, capture_output=True, text=True,
-                          timeout=60)
+                          timeout=120)
     answers = [json.loads(line) for line in done.stdout.splitlines()
                if line.startswith("{")]
     assert not [a for a in answers if "error" in a]

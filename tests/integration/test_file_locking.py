@@ -12,7 +12,7 @@ from lib.daemon import program
 
 FORMATS = ("raw", "qcow2")
 SIDES = ("qemu", "varve")
-TIMEOUT = 60
+TIMEOUT = 120
 
 
 class Holder:

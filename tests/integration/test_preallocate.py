@@ -20,7 +20,7 @@ def play(name, directory, options, commands):
     r = subprocess.run(
         [program(name.replace("img", "io")), "--image-opts", *argv,
          f"driver=qcow2,file.driver=preallocate,{options}"], cwd=directory,
-        capture_output=True, text=True, timeout=60)
+        capture_output=True, text=True, timeout=120)
     assert r.returncode == (-6 if "abort" in commands else 0), r.stderr
     return os.stat(directory / "a").st_size
 

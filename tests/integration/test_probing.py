@@ -13,7 +13,7 @@ def io(twin, *args):
     for name, directory in twin.dirs.items():
         r = subprocess.run([program(name.replace("img", "io")), *args],
                            cwd=directory, capture_output=True, text=True,
-                           timeout=60)
+                           timeout=120)
         said.append([r.returncode, re.sub(r"\d+ ops; .*", "", r.stdout),
                      r.stderr])
     assert said[0] == said[1]

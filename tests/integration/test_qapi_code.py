@@ -217,7 +217,7 @@ int main(void)
 
 def run(*argv, **kwargs):
     result = subprocess.run(argv, stdout=subprocess.PIPE,
-                            stderr=subprocess.STDOUT, text=True, timeout=100,
+                            stderr=subprocess.STDOUT, text=True, timeout=120,
                             cwd=ROOT, check=False, **kwargs)
     assert result.returncode == 0, result.stdout
     return result.stdout

@@ -44,7 +44,7 @@ def test_both_leave_the_same_map(twin, options, backing, discard, detect):
             [program(name.replace("img", "io")), "--image-opts", *commands,
              f"driver=qcow2,discard={discard},detect-zeroes={detect},"
              "file.filename=a"], cwd=directory, capture_output=True, text=True,
-            timeout=60)
+            timeout=120)
         assert r.returncode == 0, r.stderr
         said.append(re.sub(r"\d+ ops; .*", "", r.stdout))
     assert said[0] == said[1]

@@ -18,7 +18,7 @@ COMPARE = os.path.join(ROOT, 'tests/qapi/compare-schema')
 
 def run(*argv, **kwargs):
     return subprocess.run(argv, stdout=subprocess.PIPE,
-                          stderr=subprocess.STDOUT, text=True, timeout=100,
+                          stderr=subprocess.STDOUT, text=True, timeout=120,
                           cwd=ROOT, check=False, **kwargs)
 
 

@@ -32,7 +32,7 @@ def both(sides, *args, streams=("stdout", "stderr")):
 def qemu_io(directory, image, *commands, fmt="raw"):
     args = [a for c in commands for a in ("-c", c)]
     r = subprocess.run(["qemu-io", "-f", fmt, *args, image], cwd=directory,
-                       capture_output=True, text=True, timeout=60)
+                       capture_output=True, text=True, timeout=120)
     assert r.returncode == 0, (r.stdout, r.stderr)
 
 

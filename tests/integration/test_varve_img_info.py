@@ -114,7 +114,7 @@ def complete(*words):
             'printf "%s\\n" "${COMPREPLY[@]}"')
     env = dict(os.environ, PATH=f"{build_dir()}:{os.environ['PATH']}")
     return subprocess.run(["bash", "-c", code], capture_output=True, text=True,
-                          check=True, timeout=20, env=env).stdout.split()
+                          check=True, timeout=120, env=env).stdout.split()
 
 
 def test_the_shell_completes_what_the_program_takes():

@@ -23,7 +23,7 @@ def normalise(text, directory):
 
 def play(name, directory, args, stdin=""):
     r = subprocess.run([program(name), *args], cwd=directory, input=stdin,
-                       capture_output=True, text=True, timeout=60, env=ENV)
+                       capture_output=True, text=True, timeout=120, env=ENV)
     return {"stdout": normalise(r.stdout, directory),
             "stderr": normalise(r.stderr, directory), "status": r.returncode}
 
@@ -334,7 +334,7 @@ def test_prompt_reads_a_file(sides):
     with open(sides[0] / "script") as script:
         r = subprocess.run([program("varve-io"), "-f", "raw",
                             str(sides[0] / "a.raw")], stdin=script,
-                           capture_output=True, text=True, timeout=60, env=ENV)
+                           capture_output=True, text=True, timeout=120, env=ENV)
     assert r.returncode == 0 and "wrote 4096/4096" in r.stdout
 
 
@@ -460,5 +460,5 @@ def test_help_and_version(sides):
 def test_a_signal_ends_it_at_once(sides):
     r = subprocess.run([program("varve-io"), "-f", "raw", "a.raw", "-c",
                         "write 0 4k", "-c", "sigraise 9"], cwd=sides[0],
-                       capture_output=True, text=True, timeout=60, env=ENV)
+                       capture_output=True, text=True, timeout=120, env=ENV)
     assert r.returncode == -9 and "wrote 4096/4096" in r.stdout

@@ -8,6 +8,7 @@ import time
 import pytest
 
 from lib import Oracle, Varved, images, program
+from lib.qmp import TIMEOUT
 
 MIB = 1 << 20
 SIZE = 16 * MIB
@@ -38,7 +39,7 @@ def run_io(daemon, *commands, flags=(), **more):
     args = [*flags, *(a for c in commands for a in ("-c", c))]
     return subprocess.run([program("varve-io"), *args, "--image-opts",
                            options(daemon, **more)], capture_output=True,
-                          text=True, timeout=60)
+                          text=True, timeout=TIMEOUT)
 
 
 @pytest.fixture
@@ -90,7 +91,7 @@ def test_conversion_of_a_served_image(start, tmp_path, kind):
     name = "json:" + json.dumps({"driver": "virtio-blk-vhost-user",
                                  "path": daemon.path("s")})
     subprocess.run([program("varve-img"), "convert", "-O", "qcow2", name,
-                    str(out)], check=True, timeout=60)
+                    str(out)], check=True, timeout=TIMEOUT)
     daemon.stop()
     images.assert_equal(str(path), str(out), "qcow2")
 
@@ -116,7 +117,7 @@ def test_nobody_there(start, tmp_path):
 
 
 def eventually(condition):
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + TIMEOUT
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.01)
@@ -174,7 +175,7 @@ def test_requests_wait_for_another_back_end(start, raw, kind):
         "human-monitor-command", command_line='qemu-io v "write -P 6 0 4k"')))
     writer.start()
     behind.restart()
-    writer.join(60)
+    writer.join(TIMEOUT)
     assert answer and answer[0].startswith("wrote 4096/4096"), answer
     assert raw.read_bytes()[:4096] == b"\6" * 4096
     front.command("blockdev-del", node_name="v")

@@ -9,6 +9,7 @@ import threading
 import pytest
 
 from lib import Varved, images, program
+from lib.qmp import TIMEOUT
 from test_vhost_driver import MIB, io, options, serve
 
 # The daemon has a small file system of its own, which other processes reach
@@ -64,7 +65,7 @@ def test_a_full_disk_stops_the_guest_until_there_is_room(small, policy,
     assert guest.poll() is None
     os.unlink(f"{folder}/ballast")
     daemon.command("cont")
-    out, _ = guest.communicate(timeout=30)
+    out, _ = guest.communicate(timeout=TIMEOUT)
     assert guest.returncode == 0 and "failed" not in out, out
     assert daemon.command("query-status")["status"] == "running"
     daemon.command("block-export-del", id="e")
@@ -98,7 +99,7 @@ def test_an_error_below_is_treated_as_the_export_says(start, tmp_path, what,
         daemon.qmp.wait_event("STOP")
         assert guest.poll() is None
         daemon.command("cont")
-    out, _ = guest.communicate(timeout=30)
+    out, _ = guest.communicate(timeout=TIMEOUT)
     if policy == "report":
         assert f"{what} failed: Input/output error" in out
     elif (what, policy) == ("read", "ignore"):
@@ -137,7 +138,7 @@ MESSAGES = [
 def connect(daemon):
     s = socket.socket(socket.AF_UNIX)
     s.connect(daemon.path("s"))
-    s.settimeout(30)
+    s.settimeout(TIMEOUT)
     return s
 
 

@@ -6,6 +6,7 @@ import subprocess
 import pytest
 
 from lib import Oracle, Varved, program, same_conversation
+from lib.qmp import TIMEOUT
 
 MIB = 1 << 20
 
@@ -84,7 +85,7 @@ def test_option_that_is_refused(tmp_path, text):
     answers = []
     for name in ("varved", "qemu-storage-daemon"):
         done = subprocess.run([program(name), "--export", text], cwd=tmp_path,
-                              capture_output=True, text=True, timeout=60,
+                              capture_output=True, text=True, timeout=TIMEOUT,
                               check=False)
         answers.append((done.returncode,
                         done.stderr.replace(name + ": ", "")))
@@ -94,7 +95,7 @@ def test_option_that_is_refused(tmp_path, text):
 def features(path):
     """What a back-end answers to GET_FEATURES."""
     with socket.socket(socket.AF_UNIX) as s:
-        s.settimeout(10)
+        s.settimeout(TIMEOUT)
         s.connect(path)
         s.sendall((1).to_bytes(4, "little") + (1).to_bytes(4, "little") +
                   bytes(4))
@@ -146,7 +147,7 @@ def test_socket_that_was_passed(tmp_path):
         try:
             assert features(path)
             daemon.communicate(b'{"execute": "qmp_capabilities"}'
-                               b'{"execute": "quit"}', timeout=60)
+                               b'{"execute": "quit"}', timeout=TIMEOUT)
             assert daemon.returncode == 0
         finally:
             daemon.kill()
@@ -172,7 +173,7 @@ def test_safe_removal_spares_clients(start):
     daemon.command("blockdev-add", driver="null-co", node_name="n", size=MIB)
     daemon.command(*export(path=daemon.path("s")))
     with socket.socket(socket.AF_UNIX) as client:
-        client.settimeout(10)
+        client.settimeout(TIMEOUT)
         client.connect(daemon.path("s"))
         client.sendall((1).to_bytes(4, "little") * 2 + bytes(4))
         with client.makefile("rb") as stream:

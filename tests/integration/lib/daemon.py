@@ -150,7 +150,7 @@ class Daemon:
             self.process.wait(timeout)
         except subprocess.TimeoutExpired:
             self.process.send_signal(signal.SIGABRT)
-            self.process.wait(10)
+            self.process.wait(TIMEOUT)
             raise AssertionError(
                 f"{self.name} does not end: {self.stderr()}") from None
 

@@ -10,7 +10,7 @@ CHECK_LEAKS = 3
 
 def qemu_img(*args, ok=(0,), tool="qemu-img"):
     done = subprocess.run([program(tool), *map(str, args)],
-                          capture_output=True, text=True, timeout=60,
+                          capture_output=True, text=True, timeout=120,
                           check=False)
     assert done.returncode in ok, (args, done.stdout, done.stderr)
     return done
@@ -34,7 +34,7 @@ def assert_equal(a, b, a_format="raw", b_format="qcow2"):
     for name in ("qemu-img", "varve-img"):
         done = subprocess.run(
             [program(name), "compare", "-f", a_format, "-F", b_format, a, b],
-            capture_output=True, text=True, timeout=60, check=False)
+            capture_output=True, text=True, timeout=120, check=False)
         assert done.returncode == 0, (name, a, b, done.stdout, done.stderr)
 
 

@@ -5,7 +5,10 @@ import select
 import socket
 import time
 
-TIMEOUT = 60
+# For what only a stalled machine or a fault can hold up.
+TIMEOUT = 120
+# Jobs that are done with themselves: while one runs, it gets on.
+BRIEF_JOBS = ("amend", "create")
 
 
 class QmpError(Exception):
@@ -183,7 +186,9 @@ class Qmp:
         before = len(self.events)
         jobs = [self.command("query-jobs") for _ in range(6)]
         return len(self.events) == before and jobs[-1] == jobs[0] and all(
-            job["status"] not in ("created", "aborting") for job in jobs[0])
+            job["status"] not in ("created", "aborting") and
+            (job["status"] != "running" or job["type"] not in BRIEF_JOBS)
+            for job in jobs[0])
 
     def wait_paused(self, job):
         """Until the job stands still. To be asked when the last thing that

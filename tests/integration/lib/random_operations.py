@@ -243,7 +243,7 @@ def _start(tools, directory, words):
 
 def _finish(process, words):
     try:
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=120)
     except subprocess.TimeoutExpired as e:
         process.kill()
         raise Difference(f"{shlex.join(words)} does not end") from e

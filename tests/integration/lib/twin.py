@@ -66,7 +66,7 @@ class Twin:
         for directory in self.dirs.values():
             r = subprocess.run(["qemu-io", "-f", fmt, *args, image],
                                cwd=directory, capture_output=True, text=True,
-                               timeout=60)
+                               timeout=120)
             assert r.returncode == 0, (r.stdout, r.stderr)
 
     def create(self, image, *args, fmt="qcow2", backing=None):

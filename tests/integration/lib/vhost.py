@@ -5,6 +5,7 @@ import os
 import subprocess
 
 from .daemon import ROOT, build_dir
+from .qmp import TIMEOUT
 
 
 def client_program():
@@ -33,7 +34,7 @@ class Client:
         self.process.stdin.flush()
         return json.loads(self.process.stdout.readline())
 
-    def finish(self, timeout=60):
+    def finish(self, timeout=TIMEOUT):
         """Ends its work; what it has to say in the end: of the load and, if it
         verifies, of reading all of it once more."""
         out, _ = self.process.communicate(timeout=timeout)

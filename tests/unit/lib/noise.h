@@ -24,8 +24,8 @@ void noise_start(struct noise *noise, struct backend *backend, unsigned n,
 /* Lets them end, and waits for it. */
 void co_noise_stop(struct noise *noise);
 
-/* A seed for random tests: that of the environment variable SEED, or the
- * clock's; prints it. */
+/* A seed for random tests: that of the environment variable SEED, or
+ * always the same; prints it. */
 unsigned test_seed(void);
 
 #endif
