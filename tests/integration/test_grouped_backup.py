@@ -26,6 +26,9 @@ def attempt(disks, fates, mode):
         paths.append(disk.new_target())
         targets.append(disk.add_node(paths[-1],
                                      [FAILURE] if fate == "fail" else []))
+    for disk, fate in zip(disks, fates):
+        if fate == "cancel":
+            disk.write_apart()
     daemon.command("stop")
     frozen = [d.frozen() for d in disks]
     counts = [d.bitmap()["count"] for d in disks]

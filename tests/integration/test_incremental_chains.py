@@ -34,10 +34,10 @@ def test_a_throttled_backup_keeps_its_instant(disk):
     disk.start_guest(length=16 * MIB, offset=2 * MIB, read_percent=0)
     disk.wait_for_writes(400)
     full_backup(disk)
+    disk.write_apart()
     disk.wait_for_writes(400)
     path = disk.new_target()
-    frozen = backup_all([disk], "incremental", [disk.add_node(path)],
-                        speed=MIB // 2)
+    frozen = backup_all([disk], "incremental", [disk.add_node(path)], speed=1)
     disk.wait_for_writes(150)
     disk.daemon.command("block-job-set-speed", device="job-d0", speed=0)
     assert disk.wait() is None
@@ -64,7 +64,7 @@ def fail_by_error(disk):
 
 
 def fail_by_cancellation(disk):
-    """Cancelled at a random time."""
+    """Cancelled at a random time, if it has not ended."""
     path = disk.new_target()
     frozen = backup_all([disk], "incremental", [disk.add_node(path)],
                         speed=8 * MIB)
@@ -76,15 +76,23 @@ def fail_by_cancellation(disk):
     return frozen[0], path, disk.wait()
 
 
+def fail_for_certain(disk):
+    """A target that takes nothing."""
+    path = disk.new_target()
+    frozen = backup_all([disk], "incremental", [disk.add_node(path, [
+        {"event": "none", "iotype": "write", "errno": 5}])])
+    return frozen[0], path, disk.wait()
+
+
 def test_no_dirty_bit_is_lost_by_failures(disk):
     disk.start_guest()
     disk.wait_for_writes(200)
     full_backup(disk)
+    attempts = [disk.rng.choice([fail_by_error, fail_by_error,
+                                 fail_by_cancellation]) for _ in range(13)]
     failures = 0
-    for _ in range(14):
+    for attempt in [*attempts, fail_for_certain]:
         disk.wait_for_writes(disk.rng.randrange(10, 120))
-        attempt = disk.rng.choice([fail_by_error, fail_by_error,
-                                   fail_by_cancellation])
         frozen, path, end = attempt(disk)
         if frozen is None:
             continue

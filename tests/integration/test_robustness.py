@@ -8,18 +8,16 @@ import time
 
 import pytest
 
-from lib import Oracle, QmpError, Varved, guest, guest_pair, guest_request, \
-    images, same_conversation
+from lib import QmpError, Varved, guest_request, images, same_conversation
 from lib.disks import SIZE, backup_all, full_backup, incremental, make_disks
 from lib.steps import backup, bitmap, bitmaps, content, jobs, new_file, \
     null_node, raw_node, remove_node, until
 
-KIB = 1 << 10
 MIB = 1 << 20
 
 
 def start_slow_backup(disk, **more):
-    """A job that will not end by itself in the time of a test."""
+    """A job that does not end by itself."""
     path = disk.new_target()
     backup_all([disk], "full", [disk.add_node(path)], speed=1, **more)
     return path
@@ -36,9 +34,9 @@ def test_a_job_outlives_its_client(start, seed):
     other = daemon.qmp = daemon.connect(1)
     full_backup(disk)
     daemon.qmp = client
+    disk.write_apart()
     path = disk.new_target()
-    frozen = backup_all([disk], "incremental", [disk.add_node(path)],
-                        speed=256 * KIB)
+    frozen = backup_all([disk], "incremental", [disk.add_node(path)], speed=1)
     client.socket.shutdown(socket.SHUT_RDWR)
     client.close()
     daemon.qmp = other
@@ -185,7 +183,8 @@ def test_sequential_flushed_writes_survive(start, seed):
     """A guest that flushes after each write: all but the last are there."""
     disk, = make_disks(start, seed, 1)
     daemon = disk.daemon
-    disk.start_guest(rate=0, depth=1, sequential=True, read_percent=0,
+    disk.start_guest(rate=0, depth=1, sequential=True, length=SIZE,
+                     read_percent=0,
                      discard_percent=0, zeroes_percent=0, flush_every=1,
                      block_size=4096)
     disk.wait_for_writes(300)

@@ -3,6 +3,7 @@ of an NBD export of theirs."""
 import json
 import os
 import subprocess
+import time
 
 from .daemon import Varved, program
 from .qmp import TIMEOUT
@@ -50,6 +51,18 @@ def guest_request(daemon, node, op, offset=0, length=0, pattern=0):
         capture_output=True, text=True, timeout=TIMEOUT, check=False)
     text = done.stdout + done.stderr
     return "error" if done.returncode or "failed" in text else "ok"
+
+
+def wait_for_writes(daemon, device, n):
+    """Until the workload of a device of ours has written so much more."""
+    def writes():
+        return daemon.command("x-guest-workload-query",
+                              device=device)["writes"]
+    goal = writes() + n
+    deadline = time.monotonic() + TIMEOUT
+    while writes() < goal:
+        assert time.monotonic() < deadline, "the guest stands still"
+        time.sleep(0.005)
 
 
 def guest(node, op, offset=0, length=0, pattern=0):
