@@ -10,11 +10,12 @@ import subprocess
 import pytest
 
 from lib import Oracle, Qmp, SystemOracle, Varved, program
+from lib.qmp import TIMEOUT
 
 ENV = dict(os.environ, LC_ALL="C.UTF-8")
 
 
-def run(name, directory, args, timeout=60):
+def run(name, directory, args, timeout=TIMEOUT):
     r = subprocess.run([program(name), *args], cwd=directory,
                        stdin=subprocess.DEVNULL, capture_output=True,
                        text=True, timeout=timeout, env=ENV)
@@ -329,10 +330,7 @@ def test_spellings_of_a_monitor(start, args):
     assert not os.path.exists(daemon.path("x.sock"))
 
 
-def test_monitor_on_tcp(start):
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
+def test_monitor_on_tcp(start, port):
     start(Varved, "-qmp", f"tcp:127.0.0.1:{port},server=on,wait=off")
     Qmp(("127.0.0.1", port)).close()
 
@@ -352,7 +350,7 @@ def test_monitor_on_stdio(place):
     r = subprocess.run([program("varved"), "-qmp", "stdio"], cwd=place,
                        input='{"execute":"qmp_capabilities"}'
                        '{"execute":"quit"}\n', capture_output=True, text=True,
-                       timeout=60, env=ENV)
+                       timeout=TIMEOUT, env=ENV)
     assert r.returncode == 0 and r.stderr == ""
     assert '"SHUTDOWN"' in r.stdout
 
@@ -408,7 +406,7 @@ def test_daemonize(place):
         session = Qmp(str(place / "x.sock"))
         assert session.command("query-named-block-nodes")
         session.send({"execute": "quit"})
-        assert select.select([handle], [], [], 60)[0], "it does not end"
+        assert select.select([handle], [], [], TIMEOUT)[0], "it does not end"
     except BaseException:
         os.kill(pid, signal.SIGKILL)
         raise
@@ -439,6 +437,6 @@ def test_oracle_has_the_same_order(start):
             "--blockdev", "null-co,node-name=n"]
     for kind in (Varved, Oracle):
         status = subprocess.run([program(kind.name), *args],
-                                stdin=subprocess.DEVNULL, timeout=60,
+                                stdin=subprocess.DEVNULL, timeout=TIMEOUT,
                                 capture_output=True).returncode
         assert status == 1

@@ -5,7 +5,7 @@ import subprocess
 
 import pytest
 
-from lib import QmpError, Varved, guest_request, program
+from lib import QmpError, Varved, guest_request, program, wait_for_writes
 from lib.steps import bitmaps
 
 MIB = 1 << 20
@@ -218,6 +218,7 @@ def test_stop_and_cont(start):
     d = make(start)
     d.command("x-guest-workload-start", device="vd-d0", depth=8, verify=True,
               read_percent=50)
+    wait_for_writes(d, "vd-d0", 1)
     for _ in range(20):
         d.command("stop")
         assert d.command("query-status")["running"] is False
@@ -332,6 +333,7 @@ def test_one_queue_is_reset_under_load(start, packed):
     d = make(start, packed=packed, num_queues=2)
     d.command("x-guest-workload-start", device="vd-d0", depth=32, verify=True,
               **{"read-percent": 50})
+    wait_for_writes(d, "vd-d0", 1)
     for i in range(20):
         d.command("x-guest-reset", device="vd-d0", queue=i % 2)
         assert request(d, "flush") == {"status": "ok"}
@@ -375,6 +377,7 @@ def test_a_device_on_an_io_thread(start):
     daemon.command("blockdev-add", driver="null-co", node_name="target",
                    size=SIZE)
     for i in range(3):
+        wait_for_writes(daemon, "vd-d0", 20)
         daemon.command("blockdev-backup", job_id="j", device="d0",
                        target="target", sync="incremental", bitmap="b")
         daemon.command("stop")

@@ -189,7 +189,7 @@ def test_events_go_to_every_negotiated_monitor_and_to_no_other(varved):
     with varved.connect(1) as second:
         varved.command("cont")
         varved.command("stop")
-        assert second.wait_event("STOP", timeout=60)["timestamp"]["seconds"]
+        assert second.wait_event("STOP", timeout=120)["timestamp"]["seconds"]
     silent = raw_session(varved)
     silent.greet()
     varved.command("cont")
@@ -264,7 +264,7 @@ def test_monitor_on_stdio(tmp_path):
             '{"execute":"quit"}\n')
     r = subprocess.run([program("varved"), "--chardev", "stdio,id=c",
                         "--monitor", "chardev=c"], input=talk, text=True,
-                       capture_output=True, timeout=60, cwd=tmp_path)
+                       capture_output=True, timeout=120, cwd=tmp_path)
     lines = [json.loads(line) for line in r.stdout.splitlines()]
     assert r.returncode == 0 and not r.stderr
     assert "QMP" in lines[0] and lines[1] == {"return": {}}
@@ -272,14 +272,7 @@ def test_monitor_on_stdio(tmp_path):
     assert {"return": {}} in lines[3:]
 
 
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
-
-
-def test_monitor_on_tcp(start):
-    port = free_port()
+def test_monitor_on_tcp(start, port):
     varved = start(Varved, "--chardev",
                    f"socket,id=t,host=127.0.0.1,port={port},server=on,wait=off",
                    "--monitor", "chardev=t")
@@ -314,7 +307,7 @@ def test_a_socket_that_cannot_be_opened_is_named(tmp_path):
                           ("socket,id=t,host=127.0.0.1,port=x,server=on",
                            "port")):
         r = subprocess.run([program("varved"), "--chardev", channel,
-                            "--monitor", "chardev=t"], text=True, timeout=60,
+                            "--monitor", "chardev=t"], text=True, timeout=120,
                            stdin=subprocess.DEVNULL, capture_output=True)
         assert r.returncode == 1
         assert r.stderr.startswith("varved: ") and word in r.stderr, r.stderr
@@ -332,7 +325,7 @@ def test_a_stale_socket_file_is_replaced_and_another_file_is_not(start,
     plain.write_text("precious")
     r = subprocess.run([program("varved"), "--chardev",
                         f"socket,id=t,path={plain},server=on,wait=off",
-                        "--monitor", "chardev=t"], timeout=60,
+                        "--monitor", "chardev=t"], timeout=120,
                        stdin=subprocess.DEVNULL, capture_output=True)
     assert r.returncode == 1 and plain.read_text() == "precious"
 

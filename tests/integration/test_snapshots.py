@@ -250,17 +250,37 @@ def test_commands_answer_as_qemu(tmp_path):
         check(path / "b")
 
 
-SLOT, SLOTS, WRITES = 4096, 61, 300
+SLOT, SLOTS, WRITES, ROUNDS = 4096, 61, 300, 25
 
 
-def writer(socket, half):
+class Writer:
     """Numbered writes, one after the other, round the slots of a half."""
-    argv = [program("varve-io"), "--image-opts",
-            f"driver=virtio-blk-vhost-user,path={socket}"]
-    for w in range(WRITES):
-        at = (half * SLOTS + w % SLOTS) * SLOT
-        argv += ["-c", f"write -q -P {w % 251 + 1} {at} {SLOT}"]
-    return subprocess.Popen(argv, stdin=subprocess.DEVNULL)
+
+    def __init__(self, socket, half):
+        self.half, self.written = half, 0
+        self.process = subprocess.Popen(
+            [program("varve-io"), "--image-opts",
+             f"driver=virtio-blk-vhost-user,path={socket}"],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def begin(self):
+        """The writes of a round, which go on meanwhile."""
+        for _ in range(WRITES // ROUNDS):
+            at = (self.half * SLOTS + self.written % SLOTS) * SLOT
+            self.process.stdin.write(
+                f"write -q -P {self.written % 251 + 1} {at} {SLOT}\n")
+            self.written += 1
+        self.process.stdin.write("length\n")
+        self.process.stdin.flush()
+
+    def wait(self):
+        """Until they have been written."""
+        while "MiB" not in (line := self.process.stdout.readline()):
+            assert line, "it has ended"
+
+    def end(self):
+        self.process.communicate("quit\n")
+        assert self.process.returncode == 0
 
 
 def writes_in(data):
@@ -286,23 +306,29 @@ def test_one_is_a_point_in_time_while_guests_write(start, tmp_path):
         "--blockdev", "driver=qcow2,file=f,node-name=n",
         *(f"--export=vhost-user-blk,id=e{half},node-name=n,writable=on,"
           f"addr.type=unix,addr.path=s{half}" for half in range(2)))
-    writers = [writer(daemon.path(f"s{half}"), half) for half in range(2)]
-    taken = 0
-    while any(w.poll() is None for w in writers):
-        data = {"device": "n", "name": f"s{taken}"}
-        daemon.command("blockdev-snapshot-internal-sync", data)
-        if taken & 1:
-            daemon.command("blockdev-snapshot-delete-internal-sync", data)
-        taken += 1
-    assert [w.wait() for w in writers] == [0, 0]
+    writers = [Writer(daemon.path(f"s{half}"), half) for half in range(2)]
+    for i in range(ROUNDS):
+        for w in writers:
+            w.begin()
+        for name in (f"s{i}", f"gone{i}"):
+            daemon.command("blockdev-snapshot-internal-sync", device="n",
+                           name=name)
+        daemon.command("blockdev-snapshot-delete-internal-sync", device="n",
+                       name=f"gone{i}")
+        for w in writers:
+            w.wait()
+    for w in writers:
+        w.end()
     daemon.stop()
     check(image)
     shots = {s["name"]: of_snapshot("qemu", image, s["name"], tmp_path)
-             for s in names("varve", image)[::max(1, taken // 12)]}
+             for s in names("varve", image)[::2]}
     history = [writes_in(data) for data in shots.values()]
     for half in zip(*history):
         assert list(half) == sorted(half)
-    assert sum(0 < a < WRITES and 0 < b < WRITES for a, b in history) > 2
+    for number, counts in zip(range(0, ROUNDS, 2), history):
+        for count in counts:
+            assert 0 <= count - number * WRITES // ROUNDS <= WRITES // ROUNDS
     assert writes_in(content("qemu", image, tmp_path)) == [WRITES, WRITES]
     name = list(shots)[len(shots) // 2]
     snapshot("varve", image, "-a", name)

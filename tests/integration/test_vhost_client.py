@@ -4,6 +4,7 @@ daemon."""
 import os
 import random
 import signal
+import socket
 import subprocess
 import time
 
@@ -99,14 +100,22 @@ class Mortal:
         self.stderr.close()
 
 
+def wait_until_it_listens(path):
+    while True:
+        with socket.socket(socket.AF_UNIX) as s:
+            try:
+                return s.connect(path)
+            except (FileNotFoundError, ConnectionRefusedError):
+                time.sleep(0.005)
+
+
 def torture(tmp_path, rng, image_format, **options):
     image = new_image(tmp_path, image_format)
     daemon = Mortal(tmp_path, *export(image))
     client_program()
     try:
         daemon.start()
-        while not (tmp_path / "s").exists():
-            time.sleep(0.005)
+        wait_until_it_listens(str(tmp_path / "s"))
         with Client(str(tmp_path / "s"), verify=1, rw=30, zeroes=5, discard=2,
                     flush=40, depth=16, queues=2, poll=0, reconnect=100,
                     seed=rng.getrandbits(30), **options) as client:
@@ -129,7 +138,7 @@ def torture(tmp_path, rng, image_format, **options):
         images.check(image, leaks_allowed=True)
 
 
-@pytest.mark.timeout(120 + KILLS)
+@pytest.mark.timeout(240 + 2 * KILLS)
 @pytest.mark.parametrize("image_format", ["raw", "qcow2"])
 @pytest.mark.parametrize("ring", ["split", "packed"])
 def test_nothing_is_lost_when_the_daemon_is_killed(tmp_path, seed, image_format,
