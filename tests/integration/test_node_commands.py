@@ -7,6 +7,7 @@ import pytest
 
 from lib import Events, Oracle, Varved, guest, same_conversation
 from lib.guest import attach_guest, device_args
+from lib.steps import until
 
 MIB = 1 << 20
 # What no two programs have in common.
@@ -283,7 +284,7 @@ def test_libvirt_style_image_creation(pair):
         add("null-co", "src", size=8 * MIB),
         ("blockdev-backup", {"job-id": "j", "device": "src",
                              "target": "format", "sync": "full"}),
-        Events(settle=0.4), delete("format"), delete("storage"),
+        until("null"), delete("format"), delete("storage"),
         "query-named-block-nodes",
         lambda d: subprocess.run(["qemu-img", "check", "-q",
                                   d.path("x.qcow2")]).returncode])
