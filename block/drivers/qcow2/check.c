@@ -267,8 +267,11 @@ bool co_qcow2_check(struct node *node, struct check_report *check,
     bool rewrite = false;
 
     check->total = div_round_up(node->length, s->cluster_size);
-    if (!co_look_at_snapshots(s, check, &rewrite, error) ||
-        !co_repair_bitmaps(s, check, error)) {
+    if (!co_look_at_snapshots(s, check, &rewrite, error)) {
+        return false;
+    }
+    int64_t in_table = check->errors_fixed;
+    if (!co_repair_bitmaps(s, check, error)) {
         return false;
     }
     bool ok = qcow2_survey_init(&v, s) ||
@@ -276,7 +279,14 @@ bool co_qcow2_check(struct node *node, struct check_report *check,
     v.check = check;
     ok = ok && co_check_and_repair(&v, error);
     qcow2_survey_clear(&v);
+    if (!ok || !rewrite) {
+        return ok;
+    }
     /* On refcounts that are wrong nothing can be built. */
-    return ok && rewrite && !check->errors ? co_rewrite_snapshots(s, error)
-                                           : ok;
+    if (check->errors) {
+        check->errors += in_table;
+        check->errors_fixed -= in_table;
+        return true;
+    }
+    return co_rewrite_snapshots(s, error);
 }
