@@ -85,11 +85,33 @@ static void a_snapshot_table_that_is_not_rewritten_is_not_repaired(void **state)
     in_fake_loop(co_salvage_in_vain);
 }
 
+/* ---- refcount blocks ----------------------------------------------------- */
+
+/* A snapshot copies them all, also one that nothing has looked up. */
+static void co_snapshot_with_bad_block(void *opaque)
+{
+    const uint64_t nowhere[] = {0x10200, 1 << 30, UINT64_MAX << 16};
+
+    for (unsigned i = 0; i < G_N_ELEMENTS(nowhere); i++) {
+        struct node *file = co_image_with_data("'cluster-size': 65536");
+        put_be(file, get_be(file, 48, 8) + 8, 8, nowhere[i]);
+        assert_int_equal(co_take_snapshot(), -EIO);
+        assert_int_equal(get_be(file, 72, 8), 2);
+        co_node_unref(file);
+    }
+}
+
+static void a_snapshot_finds_refcount_blocks_at_impossible_places(void **state)
+{
+    in_fake_loop(co_snapshot_with_bad_block);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(
             a_snapshot_table_that_is_not_rewritten_is_not_repaired),
+        cmocka_unit_test(a_snapshot_finds_refcount_blocks_at_impossible_places),
     };
     return cmocka_run_group_tests(tests, enter_directory, leave_directory);
 }

@@ -413,6 +413,9 @@ int co_qcow2_release(struct qcow2 *s, int64_t offset, int64_t bytes,
                      int64_t *done);
 /* For repair: any value; -ENOENT if no block counts the cluster. */
 int co_qcow2_refcount_force(struct qcow2 *s, int64_t cluster, uint64_t value);
+/* 0 if entry i of the refcount table says where a block can be; else the image
+ * is marked, -EIO. */
+int co_qcow2_check_refcount_block(struct qcow2 *s, uint64_t i);
 
 /* With alloc_lock held: the slice that counts cluster, or NULL where no block
  * does. */

@@ -80,6 +80,20 @@ static uint64_t rslice_mask(const struct qcow2 *s)
     return (UINT64_C(1) << s->rslice_bits) - 1;
 }
 
+int co_qcow2_check_refcount_block(struct qcow2 *s, uint64_t i)
+{
+    int64_t block = s->rt[i] & QCOW2_REFTABLE_MASK;
+    bool unaligned = block & (s->cluster_size - 1);
+
+    if (!unaligned && block >= 0 && block < qcow2_file(s)->length) {
+        return 0;
+    }
+    return co_qcow2_corrupt(
+        s, -1, -1,
+        "Refblock offset %#" PRIx64 " %s (reftable index: %#" PRIx64 ")", block,
+        unaligned ? "unaligned" : "beyond the end of the file", i);
+}
+
 int co_qcow2_refcount_slice(struct qcow2 *s, int64_t cluster,
                             struct meta_entry **slice)
 {
@@ -94,12 +108,9 @@ int co_qcow2_refcount_slice(struct qcow2 *s, int64_t cluster,
     if (!block) {
         return 0;
     }
-    bool unaligned = block & (s->cluster_size - 1);
-    if (unaligned || block < 0 || block >= qcow2_file(s)->length) {
-        return co_qcow2_corrupt(
-            s, -1, -1,
-            "Refblock offset %#" PRIx64 " %s (reftable index: %#" PRIx64 ")",
-            block, unaligned ? "unaligned" : "beyond the end of the file", i);
+    int ret = co_qcow2_check_refcount_block(s, i);
+    if (ret < 0) {
+        return ret;
     }
     uint64_t in_block =
         key & ((UINT64_C(1) << (s->rb_bits - s->rslice_bits)) - 1);

@@ -15,6 +15,20 @@ enum { COPIES = 8 };
 
 /* ---- the copies ---------------------------------------------------------- */
 
+/* All blocks are copied, and all old ones freed: those, too, that no request
+ * has looked at. */
+static int co_check_blocks(struct qcow2 *s)
+{
+    int ret = 0;
+
+    for (uint32_t i = 0; ret == 0 && i < s->rt_size; i++) {
+        ret = s->rt[i] & QCOW2_REFTABLE_MASK
+                  ? co_qcow2_check_refcount_block(s, i)
+                  : 0;
+    }
+    return ret;
+}
+
 static int64_t blocks_in(const struct qcow2 *s, const uint64_t *rt)
 {
     int64_t n = 0;
@@ -140,6 +154,9 @@ int co_qcow2_shadow_begin(struct qcow2 *s, struct shadow *sh, int64_t reserve)
 {
     int ret = co_qcow2_settle(s);
 
+    if (ret == 0) {
+        ret = co_check_blocks(s);
+    }
     if (ret == 0) {
         ret = co_reserve(s, reserve);
     }
