@@ -6,21 +6,16 @@
 #include "block/node.h"
 
 #include <string.h>
-#include "aio/loop.h"
 #include "block/dirty_bitmap.h"
 #include "block/request.h"
-#include "qapi/options.h"
-#include "tests/unit/lib/mem_disk.h"
+#include "tests/fuzz/lib/qcow2_input.h"
 #include "util/range.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t max,
+                               unsigned seed);
 
 #define SPAN (256 << 10)
-
-struct input {
-    const uint8_t *data;
-    size_t size;
-};
 
 static uint8_t buf[SPAN];
 
@@ -88,42 +83,25 @@ static void co_use(struct node *node)
     image_info_specific_free(info);
 }
 
-static void co_one(void *opaque)
+static void co_one(struct qcow2_input *in)
 {
-    const struct input *in = opaque;
-    struct node *disk = co_mem_disk("disk");
     bool read_only = in->size && in->data[in->size - 1] & 1;
+    struct node *node =
+        co_qcow2_input_open(read_only ? QCOW2_INPUT_READ : QCOW2_INPUT_WRITE);
 
-    memcpy(mem_disk_of(disk)->data, in->data, in->size);
-    disk->length = in->size;
-    g_autofree char *text =
-        g_strdup_printf("{'driver': 'qcow2', 'file': 'disk', 'backing': null, "
-                        "'discard': 'unmap', 'read-only': %s}",
-                        read_only ? "true" : "false");
-    qapi_auto(blockdev_options) options =
-        qapi_blockdev_options_parse(text, NULL);
-    struct node *node = co_node_open(options, NULL);
     if (node) {
         co_use(node);
         co_node_unref(node);
     }
-    co_node_unref(disk);
 }
 
-static void silent(const gchar *domain, GLogLevelFlags level,
-                   const gchar *message, gpointer opaque)
+size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t max,
+                               unsigned seed)
 {
+    return qcow2_mutate(data, size, max, seed);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-    struct input in = {data, MIN(size, 1 << 20)};
-
-    g_log_set_default_handler(silent, NULL);
-    struct loop *loop = loop_new("fuzz", LOOP_CLOCK_SIMULATED);
-    loop_run_co(loop, co_one, &in);
-    while (loop_pass(loop, false)) {
-    }
-    loop_free(loop);
-    return 0;
+    return qcow2_input_run(data, size, co_one);
 }
