@@ -334,25 +334,19 @@ void meta_cache_unfreeze(struct meta_cache *c)
     }
 }
 
-struct slice_write {
-    struct meta_cache *cache;
-    struct meta_entry *entry;
-};
-
-static int co_write_slice(void *opaque)
+static int co_write_slice(struct meta_cache *c, const struct meta_entry *e,
+                          unsigned flags)
 {
-    struct slice_write *w = opaque;
-    struct meta_entry *e = w->entry;
-
-    co_node_debug_event(cache_file(w->cache), w->cache->write_event);
-    return co_node_pwrite(cache_file(w->cache), e->offset,
-                          e->frozen ? e->frozen : e->data, w->cache->slice_size,
-                          0);
+    co_node_debug_event(cache_file(c), c->write_event);
+    return co_node_pwrite(cache_file(c), e->offset,
+                          e->frozen ? e->frozen : e->data, c->slice_size,
+                          flags);
 }
 
 struct slice_writer {
     struct meta_cache *cache;
     struct meta_entry *next; /* the first that nobody writes yet */
+    unsigned flags;
     int result;
 };
 
@@ -363,9 +357,9 @@ static int co_slice_writer(void *opaque)
     struct slice_writer *w = opaque;
 
     while (w->next && w->result == 0) {
-        struct slice_write one = {w->cache, w->next};
-        w->next = TAILQ_NEXT(w->next, write_link);
-        int ret = co_write_slice(&one);
+        struct meta_entry *e = w->next;
+        w->next = TAILQ_NEXT(e, write_link);
+        int ret = co_write_slice(w->cache, e, w->flags);
         if (ret < 0) {
             w->result = ret;
         }
@@ -373,9 +367,9 @@ static int co_slice_writer(void *opaque)
     return 0;
 }
 
-int co_meta_cache_write(struct meta_cache *c)
+int co_meta_cache_write(struct meta_cache *c, unsigned flags)
 {
-    struct slice_writer w = {c, TAILQ_FIRST(&c->writing), 0};
+    struct slice_writer w = {c, TAILQ_FIRST(&c->writing), flags, 0};
     struct meta_entry *e;
 
     if (w.next && !TAILQ_NEXT(w.next, write_link)) {
@@ -397,7 +391,36 @@ int co_meta_cache_write_all(struct meta_cache *c)
 {
     co_mutex_lock(&c->write_lock);
     meta_cache_freeze(c);
-    int ret = co_meta_cache_write(c);
+    int ret = co_meta_cache_write(c, 0);
+    co_mutex_unlock(&c->write_lock);
+    return ret;
+}
+
+static bool mark_range_dirty(struct meta_cache *c, uint64_t first,
+                             uint64_t last)
+{
+    for (uint64_t key = first; key <= last; key++) {
+        struct meta_entry *e = meta_cache_find(c, key);
+        if (!e) {
+            return false;
+        }
+        mark_dirty(c, e);
+    }
+    return true;
+}
+
+int co_meta_cache_write_stable(struct meta_cache *c, uint64_t first,
+                               uint64_t last, unsigned max)
+{
+    int ret = -EBUSY;
+
+    co_mutex_lock(&c->write_lock);
+    if (last - first < max && !mark_range_dirty(c, first, last)) {
+        ret = -ENOENT;
+    } else if (last - first < max && c->n_dirty <= max) {
+        meta_cache_freeze(c);
+        ret = co_meta_cache_write(c, REQ_FUA);
+    }
     co_mutex_unlock(&c->write_lock);
     return ret;
 }

@@ -140,11 +140,17 @@ void cache_memory_put(struct cache_memory *m, void *slice);
 /* What is dirty now becomes what co_meta_cache_write() writes; the caller lets
  * one coroutine at a time do both. Does not suspend. */
 void meta_cache_freeze(struct meta_cache *c);
-/* Writes what was frozen; entries whose write fails are dirty again. */
-int co_meta_cache_write(struct meta_cache *c);
+/* Writes what was frozen, with flags (0 or REQ_FUA); entries whose write fails
+ * are dirty again. */
+int co_meta_cache_write(struct meta_cache *c, unsigned flags);
 /* The frozen entries are dirty again, unwritten. */
 void meta_cache_unfreeze(struct meta_cache *c);
 /* Freeze and write, for caches whose writes need no order. */
 int co_meta_cache_write_all(struct meta_cache *c);
+/* Writes the slices of keys [first, last], dirty or not, and what else is
+ * dirty, so that each write is stable by itself. -ENOENT: not all of them are
+ * in memory; -EBUSY: that would be more writes than max. */
+int co_meta_cache_write_stable(struct meta_cache *c, uint64_t first,
+                               uint64_t last, unsigned max);
 
 #endif

@@ -62,6 +62,7 @@ static void commit_begin(struct qcow2 *s, struct commit *c)
         .needs_order = s->needs_order,
     };
     s->needs_order = false;
+    s->rt_committing = c->rt_entries != NULL;
     s->l1_dirt = s->rt_dirt = (struct table_dirt){0};
     s->frees[FREE_PENDING] = g_array_new(false, false, sizeof(struct free_run));
     meta_cache_freeze(&s->l2);
@@ -77,13 +78,14 @@ static void dirt_merge(struct table_dirt *to, const struct table_dirt *from)
 
 static void commit_end(struct qcow2 *s, struct commit *c, int ret)
 {
+    s->rt_committing = false;
     if (ret < 0) {
         meta_cache_unfreeze(&s->l2);
         dirt_merge(&s->l1_dirt, &c->l1);
         dirt_merge(&s->rt_dirt, &c->rt);
         s->needs_order = s->needs_order || c->needs_order;
     } else {
-        s->reserve.stable = c->reserve;
+        s->reserve.stable = MAX(s->reserve.stable, c->reserve);
     }
     qcow2_frees_append(s->frees[ret < 0 ? FREE_PENDING : FREE_STABLE],
                        c->frees);
@@ -129,7 +131,7 @@ static int co_write_in_order(struct qcow2 *s, const struct commit *c)
         }
     }
     if (ret == 0) {
-        ret = co_meta_cache_write(&s->l2);
+        ret = co_meta_cache_write(&s->l2, 0);
     }
     if (ret == 0 && c->l1_entries) {
         co_node_debug_event(qcow2_file(s), BLKDEBUG_EVENT_L1_UPDATE);
@@ -189,7 +191,7 @@ static int co_write_mapping(struct qcow2 *s)
         return -EIO;
     }
     meta_cache_freeze(&s->l2);
-    return co_meta_cache_write(&s->l2);
+    return co_meta_cache_write(&s->l2, 0);
 }
 
 int co_qcow2_write_back(struct node *node)
@@ -208,5 +210,8 @@ int co_qcow2_write_back(struct node *node)
         ret = co_write_mapping(s);
     }
     co_mutex_unlock(&s->commit_lock);
+    if (ret == 0) {
+        co_qcow2_reserve_ahead(s);
+    }
     return ret;
 }

@@ -44,13 +44,22 @@ struct allocation {
     TAILQ_ENTRY(allocation) link;
 };
 
-/* A run of clusters that are counted but not yet used; see reserve.c. */
+/* A run of clusters that are counted but not yet used. */
+struct reserved_run {
+    int64_t start, next, end; /* cluster indices */
+    uint64_t generation;      /* number of the run, from 1 on */
+};
+
+/* See reserve.c. */
 struct qcow2_reserve {
-    int64_t next, end;   /* cluster indices */
-    int64_t bytes;       /* size of the last run */
-    uint64_t generation; /* number of the run, from 1 on */
-    uint64_t stable;     /* up to this run refcounts are on disk */
-    bool failed;         /* no more runs */
+    struct reserved_run now, ahead; /* clusters come from `now` */
+    int64_t bytes;                  /* size of the last run */
+    uint64_t generation;            /* of the last run */
+    uint64_t stable; /* up to this run, refcounts and the file's length are on
+                        disk */
+    bool preparing;  /* `ahead` */
+    bool failed;     /* no more runs */
+    struct co_queue prepared;
 };
 
 /* The range [lo, hi) of table entries that differ from the disk; empty if
@@ -104,9 +113,10 @@ struct qcow2 {
     /* order of writes, see commit.c */
     struct co_mutex commit_lock;
     struct table_dirt l1_dirt, rt_dirt;
-    bool ends_survive; /* what ended has to outlive the process */
-    bool needs_order;  /* an L2 entry in memory needs a flush before it is
-                          written; see reserve.c */
+    bool rt_committing; /* what was dirty in rt is being written */
+    bool ends_survive;  /* what ended has to outlive the process */
+    bool needs_order;   /* an L2 entry in memory needs a flush before it is
+                           written; see reserve.c */
     struct qcow2_reserve reserve;
     GArray *frees[4]; /* struct free_run, by enum free_stage */
     bool applying_frees;
@@ -428,9 +438,14 @@ int co_qcow2_refcount_to_change(struct qcow2 *s, int64_t cluster,
 void qcow2_note_used(struct qcow2 *s, int64_t end);
 
 /* ---- reserve.c: clusters counted ahead ---- */
+/* Before alloc_lock is taken: waits for a run that is nearly ready, which is
+ * sooner than a flush. */
+void co_qcow2_wait_reserve(struct qcow2 *s);
 /* With alloc_lock held: up to `want` clusters, which are fresh; where, or
  * negative if there are none. */
 int64_t co_qcow2_take_reserved(struct qcow2 *s, int64_t want, int64_t *got);
+/* Makes the run ready that will be taken next, unless it is. */
+void co_qcow2_reserve_ahead(struct qcow2 *s);
 /* What is left is given back; for a node that no request is in. */
 void co_qcow2_drop_reserve(struct qcow2 *s);
 

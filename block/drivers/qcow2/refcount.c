@@ -295,6 +295,7 @@ int co_qcow2_alloc_clusters(struct qcow2 *s, int64_t want,
 {
     struct search q = {.want = want};
 
+    co_qcow2_wait_reserve(s);
     co_mutex_lock(&s->alloc_lock);
     *run = (struct qcow2_run){.offset = -1};
     if (s->ends_survive) {
@@ -302,7 +303,7 @@ int co_qcow2_alloc_clusters(struct qcow2 *s, int64_t want,
     }
     if (run->offset >= 0) {
         run->fresh = true;
-        run->reserve = s->reserve.generation;
+        run->reserve = s->reserve.now.generation;
     } else {
         run->offset = co_alloc_locked(s, &q, &run->fresh);
         run->n = q.n;

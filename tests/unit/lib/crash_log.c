@@ -14,6 +14,19 @@ struct crash_start crash_record(struct node *file)
     return start;
 }
 
+/* The first event that a write with REQ_FUA before `point` says nothing of, if
+ * it is a resize. */
+static guint resized_for_good(const GArray *log, guint point)
+{
+    guint end = 0;
+
+    for (guint i = 0; i < point; i++) {
+        const struct mem_event *e = &g_array_index(log, struct mem_event, i);
+        end = e->fua ? MAX(end, e->began) : end;
+    }
+    return end;
+}
+
 void crash_rebuild(struct node *disk, const struct crash_start *start,
                    const GArray *log, guint point, GRand *rand)
 {
@@ -26,9 +39,12 @@ void crash_rebuild(struct node *disk, const struct crash_start *start,
         stable--;
     }
     int keep = g_rand_int_range(rand, 1, 10);
+    guint resized = resized_for_good(log, point);
     for (guint i = 0; i < point; i++) {
-        if (i < stable || g_rand_int_range(rand, 0, 10) < keep) {
-            mem_disk_replay(disk, &g_array_index(log, struct mem_event, i));
+        const struct mem_event *e = &g_array_index(log, struct mem_event, i);
+        bool sure = i < stable || e->fua || (e->resize && i < resized);
+        if (sure || g_rand_int_range(rand, 0, 10) < keep) {
+            mem_disk_replay(disk, e);
         }
     }
 }

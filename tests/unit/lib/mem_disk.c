@@ -66,10 +66,24 @@ static void record(struct mem_disk *d, bool flush, int64_t offset,
     }
 }
 
+static void record_fua(struct mem_disk *d, guint began, int64_t offset,
+                       int64_t bytes, const struct iov *iov)
+{
+    d->fua_writes++;
+    if (d->log) {
+        struct mem_event e = {
+            .fua = true, .began = began, .offset = offset, .bytes = bytes};
+        e.data = g_malloc(bytes);
+        iov_to_buf(iov, 0, e.data, bytes);
+        g_array_append_val(d->log, e);
+    }
+}
+
 static int co_mem_pwritev(struct node *node, int64_t offset, int64_t bytes,
                           const struct iov *iov, unsigned flags)
 {
     struct mem_disk *d = node->state;
+    guint began = d->log ? d->log->len : 0;
 
     d->writes++;
     pause_some(d);
@@ -82,6 +96,9 @@ static int co_mem_pwritev(struct node *node, int64_t offset, int64_t bytes,
     iov_to_buf(iov, 0, d->data + offset, bytes);
     record(d, false, offset, bytes);
     pause_some(d);
+    if (flags & REQ_FUA) {
+        record_fua(d, began, offset, bytes, iov);
+    }
     return 0;
 }
 
@@ -174,6 +191,7 @@ static void co_mem_close(struct node *node)
 static const struct block_driver driver_mem_disk = {
     .name = "mem-disk",
     .kind = DRIVER_PROTOCOL,
+    .writes_fua = true,
     .state_size = sizeof(struct mem_disk),
     .co_close = co_mem_close,
     .co_preadv = co_mem_preadv,

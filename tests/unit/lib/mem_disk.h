@@ -17,6 +17,10 @@
 struct mem_event {
     bool flush;
     bool resize; /* to `offset` bytes */
+    /* A write with REQ_FUA has ended: with it what it wrote is stable, and each
+     * resize before event number `began`. */
+    bool fua;
+    guint began;
     int64_t offset, bytes;
     uint8_t *data;
 };
@@ -29,7 +33,7 @@ struct mem_disk {
     unsigned fail_at;     /* the n-th write or flush from now on fails, once */
     unsigned fail_one_in; /* writes and flushes fail at random; 0 = never */
     int fail_errno;       /* positive */
-    unsigned reads, writes, flushes;
+    unsigned reads, writes, flushes, fua_writes;
     int64_t discarded; /* bytes */
     GArray *log;       /* struct mem_event, or NULL */
 };
