@@ -123,7 +123,10 @@ int co_node_block_status(struct node *node, bool want_zero, int64_t offset,
 
     node->in_flight++;
     int ret = co_own_status(node, want_zero, offset, bytes, s, &whole);
-    if (ret == 0 && whole) {
+    if (ret == 0 && whole && s->map >= whole->length) {
+        /* The rest of the last sector, which a file need not have. */
+        s->flags = BLOCK_ZERO | BLOCK_ALLOCATED | BLOCK_OFFSET_VALID;
+    } else if (ret == 0 && whole) {
         ret = co_node_block_status(whole, want_zero, s->map, s->bytes, s);
     }
     request_left(node);

@@ -34,9 +34,8 @@ static struct node *below(const struct node *node)
 /* The window's length when it reaches to the end of the child. */
 static int64_t open_length(const struct window *w, const struct node *child)
 {
-    int64_t rest = max_i64(0, child->length - w->offset);
-    return w->offset ? align_down(rest, BLOCK_SECTOR_SIZE)
-                     : align_up(rest, BLOCK_SECTOR_SIZE);
+    int64_t real = align_up(child->length, BLOCK_SECTOR_SIZE);
+    return align_down(max_i64(0, real - w->offset), BLOCK_SECTOR_SIZE);
 }
 
 static int64_t window_length(const struct window *w, const struct node *child)
