@@ -372,7 +372,7 @@ static void co_preallocate(const char *dir, const char *options)
         size = more;
     }
     assert_false(co_resize(n, 4096, PREALLOC_MODE_FULL, &error));
-    assert_error(&error, "Preallocation can't be used for shrinking files");
+    assert_error(&error, "Cannot use preallocation for shrinking files");
     assert_true(co_resize(n, 4096, PREALLOC_MODE_OFF, NULL));
     assert_int_equal(size_on_disk(path), 4096);
     co_node_unref(n);

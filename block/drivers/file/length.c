@@ -156,13 +156,12 @@ bool co_file_truncate(struct node *node, int64_t size, bool exact,
     if (s->is_device) {
         return truncate_device(length, size, exact, prealloc, error);
     }
+    if (size < length && prealloc != PREALLOC_MODE_OFF) {
+        return error_set(error, "Cannot use preallocation for shrinking files");
+    }
     if (prealloc == PREALLOC_MODE_METADATA) {
         return error_set(error, "Unsupported preallocation mode: %s",
                          prealloc_mode_str(prealloc));
-    }
-    if (size < length && prealloc != PREALLOC_MODE_OFF) {
-        return error_set(error,
-                         "Preallocation can't be used for shrinking files");
     }
     struct resize_work w = {
         .fd = s->fd, .old_size = length, .size = size, .prealloc = prealloc};

@@ -295,6 +295,10 @@ bool co_qcow2_truncate(struct node *node, int64_t size, bool exact,
     if (size == old) {
         return true;
     }
+    if (size < old && prealloc != PREALLOC_MODE_OFF) {
+        return error_set(error, "Preallocation can't be used for shrinking an "
+                                "image");
+    }
     int ret = co_qcow2_move_vmstate(s, size);
     if (ret < 0) {
         return error_set_errno(error, ret, "Failed to drop the vm state");
