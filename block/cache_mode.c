@@ -1,5 +1,5 @@
 /*
- * The table of cache modes. Pure.
+ * The table of cache modes, and the words for discards. Pure.
  */
 #include "block/cache_mode.h"
 
@@ -23,4 +23,12 @@ const struct cache_mode *cache_mode_find(const char *name)
         }
     }
     return NULL;
+}
+
+const char *discard_mode_find(const char *name)
+{
+    if (!strcmp(name, "unmap") || !strcmp(name, "on")) {
+        return "unmap";
+    }
+    return !strcmp(name, "ignore") || !strcmp(name, "off") ? "ignore" : NULL;
 }

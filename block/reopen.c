@@ -215,6 +215,15 @@ static bool plan_children(struct reopen *r, struct entry *e, GError **error)
            plan_child(r, e, "backing", node->backing, error);
 }
 
+bool node_check_reopens(const struct node *node, GError **error)
+{
+    return node->driver->reopens ||
+           error_set(error,
+                     "Block format '%s' used by node '%s' does not support "
+                     "reopening files",
+                     node->driver->name, node->name);
+}
+
 static bool fill_entry(struct reopen *r, struct entry *e,
                        const struct blockdev_options *options,
                        const struct open_defaults *d, GError **error)
@@ -231,13 +240,7 @@ static bool fill_entry(struct reopen *r, struct entry *e,
                                &e->settings, error)) {
         return false;
     }
-    if (!node->driver->reopens) {
-        return error_set(error,
-                         "Block format '%s' used by node '%s' does not support "
-                         "reopening files",
-                         node->driver->name, node->name);
-    }
-    return plan_children(r, e, error) &&
+    return node_check_reopens(node, error) && plan_children(r, e, error) &&
            (!options || check_options(node, options, error));
 }
 

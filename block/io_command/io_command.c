@@ -62,6 +62,15 @@ bool io_failed(struct io_session *s, const char *what, int ret)
     return false;
 }
 
+bool io_waited(struct io_session *s, const char *what, int ret)
+{
+    if (ret < 0) {
+        return io_failed(s, what, ret);
+    }
+    io_done_tell(s);
+    return true;
+}
+
 /* ---- options and counts ---- */
 
 /* Options that stand in word[i]; *i moves on where an argument is a word of its
@@ -69,15 +78,13 @@ bool io_failed(struct io_session *s, const char *what, int ret)
 static bool parse_cluster(struct io_session *s, struct io_args *args,
                           char **word, int n, int *i)
 {
-    const char *name = args->command->name;
-
     for (const char *c = word[*i] + 1; *c; c++) {
         unsigned char letter = *c;
         const char *row =
             letter == ':' ? NULL : strchr(args->command->options, letter);
         if (!row || letter >= G_N_ELEMENTS(args->given)) {
-            fprintf(s->err, "%s: invalid option -- '%c'\n", name, letter);
-            return false;
+            fprintf(s->err, "%s: invalid option -- '%c'\n", args->name, letter);
+            return io_usage(s, args);
         }
         args->given[letter]++;
         if (row[1] != ':') {
@@ -88,11 +95,12 @@ static bool parse_cluster(struct io_session *s, struct io_args *args,
         } else if (*i + 1 < n) {
             args->option[letter] = word[++*i];
         } else {
-            fprintf(s->err, "%s: option requires an argument -- '%c'\n", name,
-                    letter);
-            return false;
+            fprintf(s->err, "%s: option requires an argument -- '%c'\n",
+                    args->name, letter);
+            return io_usage(s, args);
         }
-        return true;
+        return !args->command->check ||
+               args->command->check(s, letter, args->option[letter]);
     }
     return true;
 }
@@ -112,18 +120,19 @@ static bool parse_options(struct io_session *s, struct io_args *args,
         } else if (word[i][0] != '-' || !word[i][1]) {
             word[args->n++] = word[i];
         } else if (!parse_cluster(s, args, word, n, &i)) {
-            return io_usage(s, args);
+            return false;
         }
     }
     return true;
 }
 
-static bool check_count(struct io_session *s, const struct io_command *c, int n)
+static bool check_count(struct io_session *s, const struct io_command *c,
+                        const char *name, int n)
 {
     if (n >= c->min && (c->max < 0 || n <= c->max)) {
         return true;
     }
-    fprintf(s->err, "bad argument count %d to %s, expected ", n, c->name);
+    fprintf(s->err, "bad argument count %d to %s, expected ", n, name);
     if (c->max < 0) {
         fprintf(s->err, "at least %d arguments\n", c->min);
     } else if (c->min == c->max) {
@@ -153,7 +162,8 @@ static bool co_permit(struct io_session *s, unsigned perm)
 
 static bool co_run(struct io_session *s, char **word, int n)
 {
-    struct io_args args = {.command = io_command_find(s, word[0])};
+    struct io_args args = {.command = io_command_find(s, word[0]),
+                           .name = word[0]};
 
     if (!args.command) {
         fprintf(s->err, "command \"%s\" not found\n", word[0]);
@@ -166,7 +176,7 @@ static bool co_run(struct io_session *s, char **word, int n)
         fprintf(s->err, "no file open, try 'help open'\n");
         return false;
     }
-    return check_count(s, args.command, n - 1) &&
+    return check_count(s, args.command, word[0], n - 1) &&
            (args.command->no_file || co_permit(s, args.command->perm)) &&
            parse_options(s, &args, word + 1, n - 1) &&
            args.command->co_run(s, &args);
@@ -179,7 +189,7 @@ struct node *io_node(const struct io_session *s)
 
 bool io_command_leaves_graph(const char *line)
 {
-    g_auto(GStrv) word = g_strsplit_set(line, " \t\n", -1);
+    g_auto(GStrv) word = g_strsplit(line, " ", -1);
     char **first = word;
 
     while (*first && !**first) {
@@ -191,7 +201,7 @@ bool io_command_leaves_graph(const char *line)
 
 bool co_io_command(struct io_session *s, const char *line)
 {
-    g_auto(GStrv) parts = g_strsplit_set(line, " \t\n", -1);
+    g_auto(GStrv) parts = g_strsplit(line, " ", -1);
     g_autofree char **word = g_new(char *, g_strv_length(parts) + 1);
     int n = 0;
 
@@ -201,11 +211,6 @@ bool co_io_command(struct io_session *s, const char *line)
         }
     }
     return n == 0 || co_run(s, word, n);
-}
-
-void co_io_session_drain(struct io_session *s)
-{
-    co_count_wait_zero(&s->in_flight);
 }
 
 /* ---- help ---- */

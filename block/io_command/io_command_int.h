@@ -23,6 +23,9 @@ const struct io_command *io_command_find(const struct io_session *s,
 
 /* -P, -s and -l, from 0 to 255; prints what is wrong and returns false. */
 bool io_parse_pattern(struct io_session *s, const char *text, int *pattern);
+/* For rows whose only argument to check is -P's. */
+bool io_check_pattern(struct io_session *s, unsigned char letter,
+                      const char *text);
 /* A length that one request may have; `unless` is printed as the exception. */
 bool io_parse_length(struct io_session *s, const char *text, const char *unless,
                      int64_t *bytes);
@@ -53,6 +56,17 @@ bool io_memory_verify(struct io_session *s, const struct io_memory *m,
 bool io_vector(struct io_session *s, const struct io_args *args, int first,
                int byte, struct io_memory *m, struct iovec **vec);
 
+/* ---- requests in the background ---- */
+
+/* First member of one. */
+struct io_done {
+    struct io_done *next;
+    void (*tell)(struct io_done *done); /* says how it went, and frees it */
+};
+/* The request has ended: it is told when somebody waits, the latest first. */
+void io_done_add(struct io_session *s, struct io_done *done);
+void io_done_tell(struct io_session *s);
+
 /* ---- saying what was done ---- */
 
 int64_t io_now_ns(void);
@@ -61,5 +75,8 @@ void io_report(struct io_session *s, const struct io_args *args, const char *op,
                int64_t since, int64_t offset, int64_t bytes);
 /* Prints "<what> failed: <text>"; returns false. */
 bool io_failed(struct io_session *s, const char *what, int ret);
+/* A request was waited for. True if it succeeded; then what was done meanwhile
+ * is told, else as io_failed(). */
+bool io_waited(struct io_session *s, const char *what, int ret);
 
 #endif

@@ -17,23 +17,34 @@ struct read {
     int64_t verify_from, verify_bytes;
 };
 
+static bool check_read(struct io_session *s, unsigned char letter,
+                       const char *text)
+{
+    int64_t size;
+    return letter == 'P' ? io_check_pattern(s, letter, text)
+                         : io_parse_number(s, text, &size);
+}
+
 static bool parse_read(struct io_session *s, const struct io_args *args,
                        struct read *r)
 {
     const char *from = args->option['s'], *length = args->option['l'];
 
     *r = (struct read){.pattern = -1};
-    if ((args->given['P'] &&
-         !io_parse_pattern(s, args->option['P'], &r->pattern)) ||
-        (from && !io_parse_number(s, from, &r->verify_from)) ||
-        (length && !io_parse_number(s, length, &r->verify_bytes))) {
-        return false;
-    }
-    if (args->n != 2 || (!args->given['P'] && (from || length))) {
+    if (args->n != 2) {
         return io_usage(s, args);
     }
     if (!io_parse_number(s, args->word[0], &r->offset) ||
         !io_parse_length(s, args->word[1], "", &r->bytes)) {
+        return false;
+    }
+    if (!args->given['P'] && (from || length)) {
+        return io_usage(s, args);
+    }
+    if ((args->given['P'] &&
+         !io_parse_pattern(s, args->option['P'], &r->pattern)) ||
+        (from && !io_parse_number(s, from, &r->verify_from)) ||
+        (length && !io_parse_number(s, length, &r->verify_bytes))) {
         return false;
     }
     if (r->verify_from > r->bytes ||
@@ -79,8 +90,7 @@ static bool co_read(struct io_session *s, const struct io_args *args)
     int ret = args->given['b']
                   ? co_backend_load_vmstate(s->backend, r.offset, &iov)
                   : co_backend_preadv(s->backend, r.offset, &iov, 0);
-    bool ok =
-        ret < 0 ? io_failed(s, "read", ret) : finish(s, args, &m, &r, since);
+    bool ok = io_waited(s, "read", ret) && finish(s, args, &m, &r, since);
     io_memory_free(&m);
     return ok;
 }
@@ -104,6 +114,7 @@ const struct io_command io_command_read = {
         " -p, ignored\n"
         "\n"
         " 'read -P 0xaa 512 1k' checks one kilobyte behind the first sector",
+    .check = check_read,
     .co_run = co_read,
 };
 
@@ -128,8 +139,8 @@ static bool co_readv(struct io_session *s, const struct io_args *args)
     int64_t since = io_now_ns();
     int ret = co_backend_preadv(s->backend, r.offset, &iov, 0);
     r.bytes = r.verify_bytes = (int64_t)m.bytes;
-    bool ok =
-        ret < 0 ? io_failed(s, "readv", ret) : finish(s, args, &m, &r, since);
+    io_done_tell(s);
+    bool ok = io_waited(s, "readv", ret) && finish(s, args, &m, &r, since);
     io_memory_free(&m);
     return ok;
 }
@@ -147,43 +158,53 @@ const struct io_command io_command_readv = {
             " -C, print them for programs\n"
             "\n"
             " 'readv 0 512 1k' reads 1536 bytes into two buffers",
+    .check = io_check_pattern,
     .co_run = co_readv,
 };
 
 /* ---- in the background ---- */
 
 struct aio_read {
+    struct io_done done;
     struct io_session *s;
     struct io_args args; /* for its letters only */
     struct read r;
     struct io_memory m;
     struct iovec *v;
     unsigned n;
+    int64_t since;
+    int ret;
 };
+
+static void aio_read_tell(struct io_done *done)
+{
+    struct aio_read *a = (struct aio_read *)done;
+
+    if (a->ret < 0) {
+        io_failed(a->s, "readv", a->ret);
+    } else {
+        finish(a->s, &a->args, &a->m, &a->r, a->since);
+    }
+    io_memory_free(&a->m);
+    g_free(a->v);
+    g_free(a);
+}
 
 static void co_aio_read_entry(void *opaque)
 {
     struct aio_read *a = opaque;
     struct iov iov = iov_of(a->v, a->n);
-    int64_t since = io_now_ns();
 
-    int ret = co_backend_preadv(a->s->backend, a->r.offset, &iov, 0);
-    co_pause();
-    if (ret < 0) {
-        io_failed(a->s, "readv", ret);
-    } else {
-        finish(a->s, &a->args, &a->m, &a->r, since);
-    }
-    io_memory_free(&a->m);
-    co_count_dec(&a->s->in_flight);
-    g_free(a->v);
-    g_free(a);
+    a->since = io_now_ns();
+    a->ret = co_backend_preadv(a->s->backend, a->r.offset, &iov, 0);
+    io_done_add(a->s, &a->done);
 }
 
 static bool co_aio_read(struct io_session *s, const struct io_args *args)
 {
     g_autofree struct aio_read *a = g_new0(struct aio_read, 1);
 
+    a->done.tell = aio_read_tell;
     a->s = s;
     a->args = *args;
     a->r.pattern = -1;
@@ -191,13 +212,13 @@ static bool co_aio_read(struct io_session *s, const struct io_args *args)
         !io_parse_pattern(s, args->option['P'], &a->r.pattern)) {
         return false;
     }
-    if (args->n < 2) {
-        return io_usage(s, args);
-    }
     if (args->given['i']) {
         fprintf(s->out, "injecting invalid read request\n");
         s->backend->acct[ACCT_READ].invalid++;
         return true;
+    }
+    if (args->n < 2) {
+        return io_usage(s, args);
     }
     if (!io_parse_number(s, args->word[0], &a->r.offset) ||
         !io_vector(s, args, 1, READ_FILL, &a->m, &a->v)) {
@@ -206,7 +227,7 @@ static bool co_aio_read(struct io_session *s, const struct io_args *args)
     a->n = (unsigned)args->n - 1;
     a->r.bytes = a->r.verify_bytes = (int64_t)a->m.bytes;
     co_count_inc(&s->in_flight);
-    co_start(co_aio_read_entry, g_steal_pointer(&a));
+    co_enter(co_create(co_aio_read_entry, g_steal_pointer(&a)));
     return true;
 }
 
@@ -225,5 +246,6 @@ const struct io_command io_command_aio_read = {
         " -v, print the data\n"
         " -q, print no statistics\n"
         " -C, print them for programs",
+    .check = io_check_pattern,
     .co_run = co_aio_read,
 };

@@ -38,6 +38,25 @@ static bool has_key(const GPtrArray *pairs, const char *key)
     return false;
 }
 
+/* As the schema has it. */
+static bool take_discard(GPtrArray *pairs, GError **error)
+{
+    for (guint i = 0; i < pairs->len; i++) {
+        struct keyval *pair = pairs->pdata[i];
+        const char *mode = discard_mode_find(pair->value);
+
+        if (strcmp(pair->key, "discard")) {
+            continue;
+        }
+        if (!mode) {
+            return error_set(error, "Invalid discard option");
+        }
+        g_free(pair->value);
+        pair->value = g_strdup(mode);
+    }
+    return true;
+}
+
 /* What the letters say, unless it is said twice. */
 static bool add_letters(GPtrArray *pairs, const struct io_args *args,
                         const struct cache_mode *cache, GError **error)
@@ -89,6 +108,9 @@ static bool co_change(struct node *node, GPtrArray *pairs, GError **error)
                          "Node '%s' has no options that could be changed",
                          node->name);
     }
+    if (!node_check_reopens(node, error)) {
+        return false;
+    }
     keep_backing(pairs, node);
     qapi_auto(blockdev_options) now = options_now(node);
     qapi_auto(blockdev_options) then =
@@ -138,6 +160,16 @@ static bool co_do(struct io_session *s, const struct io_args *args,
     return true;
 }
 
+static bool check_reopen(struct io_session *s, unsigned char letter,
+                         const char *text)
+{
+    g_autoptr(GError) error = NULL;
+
+    return letter != 'c' || cache_mode_find(text) ||
+           error_set(&error, "Invalid cache option: %s", text) ||
+           io_fail(s, &error);
+}
+
 static bool co_reopen(struct io_session *s, const struct io_args *args)
 {
     const struct cache_mode *cache = NULL;
@@ -146,10 +178,6 @@ static bool co_reopen(struct io_session *s, const struct io_args *args)
 
     if (args->given['c']) {
         cache = cache_mode_find(args->option['c']);
-        if (!cache) {
-            error_set(&error, "Invalid cache option: %s", args->option['c']);
-            return io_fail(s, &error);
-        }
     }
     if (args->given['r'] + args->given['w'] > 1) {
         error_set(&error, "Only one -r/-w option may be given");
@@ -161,7 +189,8 @@ static bool co_reopen(struct io_session *s, const struct io_args *args)
     co_io_session_drain(s);
     pairs =
         keyval_split(args->given['o'] ? args->option['o'] : "", NULL, &error);
-    return (pairs && add_letters(pairs, args, cache, &error) &&
+    return (pairs && take_discard(pairs, &error) &&
+            add_letters(pairs, args, cache, &error) &&
             co_do(s, args, pairs, cache, &error)) ||
            io_fail(s, &error);
 }
@@ -178,5 +207,6 @@ const struct io_command io_command_reopen = {
             " -o, options of the node: 'lazy-refcounts=on'\n"
             "\n"
             " 'reopen -r -c none' goes on read-only, past the host's cache",
+    .check = check_reopen,
     .co_run = co_reopen,
 };

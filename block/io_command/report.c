@@ -4,6 +4,7 @@
  */
 #include "block/io_command/io_command_int.h"
 
+#include <errno.h>
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
@@ -17,23 +18,34 @@
 
 /* ---- in ---- */
 
+/* "0x1k" is likely not what was meant. */
+static bool hex_with_suffix(const char *text)
+{
+    const char *digits = text + (*text == '+');
+
+    return digits[0] == '0' && g_ascii_tolower(digits[1]) == 'x' &&
+           !g_ascii_isxdigit(digits[strlen(digits) - 1]);
+}
+
 bool io_parse_number(struct io_session *s, const char *text, int64_t *number)
 {
     uint64_t value;
-    bool ok = keyval_parse_size(text, &value, NULL);
+    int ret = keyval_size(text, &value);
 
-    if (ok && value <= INT64_MAX) {
+    if (ret != -EINVAL && hex_with_suffix(text)) {
+        fprintf(s->err,
+                "%s: warning: Using a multiplier suffix on hex numbers is "
+                "deprecated: %s\n",
+                s->program, text);
+    }
+    if (ret == 0 && value <= INT64_MAX) {
         *number = (int64_t)value;
         return true;
     }
-    size_t digits = strspn(text, "0123456789");
-    bool large =
-        ok || (digits > 0 &&
-               (!text[digits] ||
-                (strchr("bBkKmMgGtTpPeE", text[digits]) && !text[digits + 1])));
     fprintf(s->out, "Parsing error: %s -- %s\n",
-            large ? "argument too large"
-                  : "non-numeric argument, or extraneous/unrecognized suffix",
+            ret == -EINVAL
+                ? "non-numeric argument, or extraneous/unrecognized suffix"
+                : "argument too large",
             text);
     return false;
 }
@@ -63,6 +75,13 @@ bool io_parse_pattern(struct io_session *s, const char *text, int *pattern)
     }
     *pattern = (int)value;
     return true;
+}
+
+bool io_check_pattern(struct io_session *s, unsigned char letter,
+                      const char *text)
+{
+    int pattern;
+    return letter != 'P' || io_parse_pattern(s, text, &pattern);
 }
 
 bool io_check_sector(struct io_session *s, const char *what, int64_t value)

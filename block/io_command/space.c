@@ -15,8 +15,7 @@
 
 static bool co_flush(struct io_session *s, const struct io_args *args)
 {
-    int ret = co_backend_flush(s->backend);
-    return ret < 0 ? io_failed(s, "flush", ret) : true;
+    return io_waited(s, "flush", co_backend_flush(s->backend));
 }
 
 const struct io_command io_command_flush = {
@@ -41,8 +40,8 @@ static bool co_discard(struct io_session *s, const struct io_args *args)
     }
     int64_t since = io_now_ns();
     int ret = co_backend_pdiscard(s->backend, offset, bytes);
-    if (ret < 0) {
-        return io_failed(s, "discard", ret);
+    if (!io_waited(s, "discard", ret)) {
+        return false;
     }
     io_report(s, args, "discard", since, offset, bytes);
     return true;
@@ -80,18 +79,28 @@ const struct io_command io_command_length = {
     .co_run = co_length,
 };
 
+static bool check_truncate(struct io_session *s, unsigned char letter,
+                           const char *text)
+{
+    g_autoptr(GError) error = NULL;
+    enum prealloc_mode mode;
+
+    return prealloc_mode_parse(text, &mode) ||
+           error_set(&error, "Invalid preallocation mode '%s'", text) ||
+           io_fail(s, &error);
+}
+
 static bool co_truncate(struct io_session *s, const struct io_args *args)
 {
     g_autoptr(GError) error = NULL;
     enum prealloc_mode mode = PREALLOC_MODE_OFF;
     int64_t size;
 
-    if (args->given['m'] && !prealloc_mode_parse(args->option['m'], &mode)) {
-        error_set(&error, "Invalid preallocation mode '%s'", args->option['m']);
-        return io_fail(s, &error);
-    }
     if (args->n != 1) {
         return io_usage(s, args);
+    }
+    if (args->given['m']) {
+        prealloc_mode_parse(args->option['m'], &mode);
     }
     if (!io_parse_number(s, args->word[0], &size)) {
         return false;
@@ -110,6 +119,7 @@ const struct io_command io_command_truncate = {
     .what = "sets the length of the file",
     .help = " -m, preallocation of what is new: off, metadata, falloc, full",
     .perm = PERM_WRITE | PERM_RESIZE,
+    .check = check_truncate,
     .co_run = co_truncate,
 };
 
@@ -216,7 +226,7 @@ const struct io_command io_command_map = {
 static bool co_sleep(struct io_session *s, const struct io_args *args)
 {
     char *end;
-    int64_t ms = g_ascii_strtoll(args->word[0], &end, 10);
+    int64_t ms = g_ascii_strtoll(args->word[0], &end, 0);
 
     if (end == args->word[0] || *end || ms < 0 || ms > INT64_MAX / 1000000) {
         fprintf(s->out, "%s is not a valid number\n", args->word[0]);

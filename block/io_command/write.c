@@ -8,6 +8,7 @@
 
 #include "block/backend.h"
 #include "block/types.h"
+#include "util/range.h"
 
 /* What is written without -P. */
 #define WRITE_FILL 0xcd
@@ -42,11 +43,6 @@ static bool parse_source(struct io_session *s, const struct io_args *args,
         !io_parse_pattern(s, args->option['P'], &w->pattern)) {
         return false;
     }
-    if (!!args->given['z'] + !!args->given['P'] + !!args->given['s'] > 1) {
-        fprintf(s->out, "Only one of -z, -P, and -s can be specified at the "
-                        "same time\n");
-        return false;
-    }
     return true;
 }
 
@@ -62,17 +58,20 @@ static bool parse_write(struct io_session *s, const struct io_args *args,
         fprintf(s->out, "-b and -z cannot be specified at the same time\n");
         return false;
     }
-    if (args->given['c'] && args->given['z']) {
-        fprintf(s->out, "-c and -z cannot be specified at the same time\n");
-        return false;
-    }
     if (args->given['f'] && (args->given['b'] || args->given['c'])) {
         fprintf(s->out, "-f and -b or -c cannot be specified at the same "
                         "time\n");
         return false;
     }
-    if (!requires_z(s, args, 'n') || !requires_z(s, args, 'u') ||
-        !parse_source(s, args, w) ||
+    if (!requires_z(s, args, 'n') || !requires_z(s, args, 'u')) {
+        return false;
+    }
+    if (!!args->given['z'] + !!args->given['P'] + !!args->given['s'] > 1) {
+        fprintf(s->out, "Only one of -z, -P, and -s can be specified at the "
+                        "same time\n");
+        return false;
+    }
+    if (!parse_source(s, args, w) ||
         !io_parse_number(s, args->word[0], &w->offset)) {
         return false;
     }
@@ -84,10 +83,7 @@ static bool parse_write(struct io_session *s, const struct io_args *args,
     }
     if (args->given['b'] || args->given['c']) {
         return io_check_sector(s, "offset", w->offset) &&
-               io_check_sector(s, "count", w->bytes) &&
-               (!args->given['c'] || args->given['b'] ||
-                s->backend->node->driver->writes_compressed ||
-                io_failed(s, "write", -ENOTSUP));
+               io_check_sector(s, "count", w->bytes);
     }
     return true;
 }
@@ -116,6 +112,18 @@ static bool fill_from_file(struct io_session *s, const char *name,
     return true;
 }
 
+static int co_pwritev(struct backend *b, int64_t offset, const struct iov *iov,
+                      unsigned flags)
+{
+    bool within = range_within(offset, (int64_t)iov->bytes, backend_length(b));
+
+    if (within && flags & REQ_COMPRESSED &&
+        !b->node->driver->writes_compressed) {
+        return -ENOTSUP;
+    }
+    return co_backend_pwritev(b, offset, iov, flags);
+}
+
 static bool co_write_data(struct io_session *s, const struct io_args *args,
                           const struct write *w)
 {
@@ -133,10 +141,10 @@ static bool co_write_data(struct io_session *s, const struct io_args *args,
     int64_t since = io_now_ns();
     int ret = args->given['b']
                   ? co_backend_save_vmstate(s->backend, w->offset, &iov)
-                  : co_backend_pwritev(s->backend, w->offset, &iov, w->flags);
+                  : co_pwritev(s->backend, w->offset, &iov, w->flags);
     io_memory_free(&m);
-    if (ret < 0) {
-        return io_failed(s, "write", ret);
+    if (!io_waited(s, "write", ret)) {
+        return false;
     }
     io_report(s, args, "wrote", since, w->offset, w->bytes);
     return true;
@@ -153,9 +161,10 @@ static bool co_write(struct io_session *s, const struct io_args *args)
         return co_write_data(s, args, &w);
     }
     int64_t since = io_now_ns();
-    int ret = co_backend_pwrite_zeroes(s->backend, w.offset, w.bytes, w.flags);
-    if (ret < 0) {
-        return io_failed(s, "write", ret);
+    int ret = co_backend_pwrite_zeroes(s->backend, w.offset, w.bytes,
+                                       w.flags & ~REQ_COMPRESSED);
+    if (!io_waited(s, "write", ret)) {
+        return false;
     }
     io_report(s, args, "wrote", since, w.offset, w.bytes);
     return true;
@@ -186,6 +195,7 @@ const struct io_command io_command_write = {
             " 'write -z -u 1M 64k' deallocates 64 KiB behind the first "
             "mebibyte",
     .perm = PERM_WRITE,
+    .check = io_check_pattern,
     .co_run = co_write,
 };
 
@@ -209,8 +219,9 @@ static bool co_writev(struct io_session *s, const struct io_args *args)
     int64_t since = io_now_ns();
     int ret = co_backend_pwritev(s->backend, w.offset, &iov, w.flags);
     io_memory_free(&m);
-    if (ret < 0) {
-        return io_failed(s, "writev", ret);
+    io_done_tell(s);
+    if (!io_waited(s, "writev", ret)) {
+        return false;
     }
     io_report(s, args, "wrote", since, w.offset, (int64_t)m.bytes);
     return true;
@@ -230,51 +241,66 @@ const struct io_command io_command_writev = {
             "\n"
             " 'writev 0 512 1k' writes 1536 bytes from two buffers",
     .perm = PERM_WRITE,
+    .check = io_check_pattern,
     .co_run = co_writev,
 };
 
 /* ---- in the background ---- */
 
 struct aio_write {
+    struct io_done done;
     struct io_session *s;
     struct io_args args; /* for its letters only */
     struct write w;
     struct io_memory m;
     struct iovec *v; /* NULL: zeroes */
     unsigned n;
+    int64_t since;
+    int ret;
 };
+
+static void aio_write_tell(struct io_done *done)
+{
+    struct aio_write *a = (struct aio_write *)done;
+
+    if (a->ret < 0) {
+        io_failed(a->s, "aio_write", a->ret);
+    } else {
+        io_report(a->s, &a->args, "wrote", a->since, a->w.offset, a->w.bytes);
+    }
+    io_memory_free(&a->m);
+    g_free(a->v);
+    g_free(a);
+}
 
 static void co_aio_write_entry(void *opaque)
 {
     struct aio_write *a = opaque;
     struct backend *b = a->s->backend;
-    int64_t since = io_now_ns();
-    int ret;
+    struct write *w = &a->w;
 
+    a->since = io_now_ns();
     if (a->v) {
         struct iov iov = iov_of(a->v, a->n);
-        ret = co_backend_pwritev(b, a->w.offset, &iov, a->w.flags);
+        a->ret = co_backend_pwritev(b, w->offset, &iov, w->flags);
     } else {
-        ret = co_backend_pwrite_zeroes(b, a->w.offset, a->w.bytes, a->w.flags);
+        a->ret = co_backend_pwrite_zeroes(b, w->offset, w->bytes, w->flags);
     }
-    co_pause(); /* also what was done at once is told when somebody waits */
-    if (ret < 0) {
-        io_failed(a->s, "aio_write", ret);
-    } else {
-        io_report(a->s, &a->args, "wrote", since, a->w.offset, a->w.bytes);
-    }
-    io_memory_free(&a->m);
-    co_count_dec(&a->s->in_flight);
-    g_free(a->v);
-    g_free(a);
+    io_done_add(a->s, &a->done);
 }
 
 static bool co_aio_write(struct io_session *s, const struct io_args *args)
 {
     g_autofree struct aio_write *a = g_new0(struct aio_write, 1);
 
+    a->done.tell = aio_write_tell;
     a->s = s;
     a->args = *args;
+    if (args->given['i']) {
+        fprintf(s->out, "injecting invalid write request\n");
+        s->backend->acct[ACCT_WRITE].invalid++;
+        return true;
+    }
     if (args->n < 2) {
         return io_usage(s, args);
     }
@@ -285,11 +311,6 @@ static bool co_aio_write(struct io_session *s, const struct io_args *args)
     if (!requires_z(s, args, 'u') || !parse_source(s, args, &a->w) ||
         !io_parse_number(s, args->word[0], &a->w.offset)) {
         return false;
-    }
-    if (args->given['i']) {
-        fprintf(s->out, "injecting invalid write request\n");
-        s->backend->acct[ACCT_WRITE].invalid++;
-        return true;
     }
     if (args->given['z']) {
         if (!io_parse_number(s, args->word[1], &a->w.bytes)) {
@@ -303,7 +324,7 @@ static bool co_aio_write(struct io_session *s, const struct io_args *args)
         a->w.bytes = (int64_t)a->m.bytes;
     }
     co_count_inc(&s->in_flight);
-    co_start(co_aio_write_entry, g_steal_pointer(&a));
+    co_enter(co_create(co_aio_write_entry, g_steal_pointer(&a)));
     return true;
 }
 
@@ -325,19 +346,6 @@ const struct io_command io_command_aio_write = {
         " -q, print no statistics\n"
         " -C, print them for programs",
     .perm = PERM_WRITE,
+    .check = io_check_pattern,
     .co_run = co_aio_write,
-};
-
-static bool co_aio_flush(struct io_session *s, const struct io_args *args)
-{
-    co_io_session_drain(s);
-    return true;
-}
-
-const struct io_command io_command_aio_flush = {
-    .name = "aio_flush",
-    .max = 0,
-    .usage = "",
-    .what = "waits for all that aio_read and aio_write started",
-    .co_run = co_aio_flush,
 };

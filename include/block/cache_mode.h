@@ -1,5 +1,6 @@
 /*
- * How the host caches an image, by the names that -t, -T and cache= know.
+ * How the host keeps an image, by the names that people have for it: those of
+ * -t, -T and cache=, and those of -d and discard=.
  */
 #ifndef VARVE_BLOCK_CACHE_MODE_H
 #define VARVE_BLOCK_CACHE_MODE_H
@@ -12,5 +13,8 @@ struct cache_mode {
 };
 /* NULL: there is no such mode. */
 const struct cache_mode *cache_mode_find(const char *name);
+/* "unmap" or "ignore", for which "on" and "off" may stand as well; NULL: it is
+ * none of these. */
+const char *discard_mode_find(const char *name);
 
 #endif

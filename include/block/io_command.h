@@ -17,6 +17,7 @@
 
 struct backend;
 struct io_command;
+struct io_done;
 
 /* Who types. Members stay as they are from command to command. */
 struct io_session {
@@ -35,11 +36,13 @@ struct io_session {
     unsigned kept_perm; /* enum perm: what the backend is to have when the
                            session is over; for who gives back the rest */
     struct co_count in_flight; /* of aio_read and aio_write */
+    struct io_done *done;      /* of these, what is still to be told */
 };
 
 /* The words after a command's name, options taken out. */
 struct io_args {
     const struct io_command *command;
+    const char *name; /* of the command, as typed */
     int n;
     char **word;
     unsigned given[128];     /* by letter: how often */
@@ -59,6 +62,9 @@ struct io_command {
     bool no_file;     /* works without one */
     bool graph_as_is; /* looks at the node alone, and may run beside commands
                          that change the graph */
+    /* Says what is wrong with an option's argument, and returns false, before
+     * anybody looks at the rest of the line; or NULL. */
+    bool (*check)(struct io_session *s, unsigned char letter, const char *text);
     /* false: it failed, and has said why. */
     bool (*co_run)(struct io_session *s, const struct io_args *args);
 };

@@ -133,6 +133,8 @@ struct open_defaults {
  * suspends. */
 bool co_nodes_reopen(const struct blockdev_options *const *options, size_t n,
                      GError **error);
+/* False if the node's driver can change nothing. */
+bool node_check_reopens(const struct node *node, GError **error);
 /* Opens a node and, through its driver, its children; the caller owns the one
  * reference. Suspends. */
 struct node *co_node_open(const struct blockdev_options *options,
@@ -166,13 +168,11 @@ struct edge *co_node_open_child(struct node *parent,
 bool co_node_open_backing(struct node *node,
                           const struct blockdev_ref_or_null *ref,
                           GError **error);
-
 /* Stores another backing file in the image that node is, NULL or "" for none;
  * which node is behind it does not change. Suspends. */
 bool co_node_change_backing(struct node *node, const char *file,
                             const char *format, GError **error);
-/* Drops what the layer itself holds; 0 or -errno, -ENOTSUP if its format
- * cannot. Suspends. */
+/* Drops what the layer holds; 0 or -errno, -ENOTSUP if it cannot. Suspends. */
 int co_node_make_empty(struct node *node);
 
 /* ---- images that do not exist yet (block/create.c) ---- */

@@ -16,7 +16,8 @@ def normalise(text, directory):
     text = re.sub(r"ops; .*", "ops; TIME", text)
     text = re.sub(r"(?m)^(\d+,\d+),[\d:.,]+$", r"\1,TIME", text)
     # How a command is used is said in words of one's own.
-    text = re.sub(r"(?m)^(\w+)( .*)? -- .*", r"usage: \1", text)
+    text = re.sub(r"(?m)^((?:\S+-io> )*)(?!Parsing)(\w+)( .*)? -- .*",
+                  r"\1usage: \2", text)
     text = re.sub(r"#block\d+", "NODE", text)
     return text.replace("qemu-io", "{io}").replace("varve-io", "{io}")
 
@@ -40,6 +41,7 @@ def sides(tmp_path):
         directory.mkdir()
         with open(directory / "a.raw", "wb") as f:
             f.truncate(1 << 20)
+        (directory / "odd.raw").write_bytes(b"xyz" * 1000)
         (directory / "pattern").write_bytes(b"a!b c~d\x7f\x80{")
         (directory / "empty").write_bytes(b"")
     return tmp_path / "ours", tmp_path / "theirs"
@@ -99,7 +101,8 @@ RUNS = {
         "reopen -c unsafe", "flush", "reopen -c nonsense",
         "reopen -c none -o cache.direct=off",
         "reopen -c none -o cache.no-flush=off", "reopen -o cache.direct=on",
-        "reopen -o cache.writeback=on"],
+        "reopen -o cache.writeback=on", "reopen -o discard=x",
+        "reopen -o discard=on"],
     "reopened with wrong options": [
         "reopen -r -w", "reopen -r -r", "reopen -ww",
         "reopen -w -o read-only=off", "reopen -o nonsense=1",
@@ -124,7 +127,27 @@ RUNS = {
     "wrong options": ["read -x 0 1", "write -x 0 1", "discard -x 0 1",
                       "truncate -x 1", "read 0 -1", "read -1 1",
                       "read -P 1 -s 4 -s", "read -P"],
-    "wrong counts": ["read", "read 0", "read 0 1 2", "write", "discard 0",
+    "an error before another": [
+        "write -P x -y 0 1", "write -y -P x 0 1", "read -l x -P y 0 1",
+        "read -P y -l x 0", "read -s 1 x 1", "read -s 1 0 3G", "read -s 1 0 1",
+        "truncate -m x", "reopen -c x -o", "reopen -c writeback -o",
+        "aio_write -i", "aio_read -i", "write -c 10M 64k", "write -cz 1 64k",
+        "write -cz 0 64k", "write -z -P 300 0", "aio_write -z -P 7 0 64k",
+        "aio_flush", "read -P 0 0 64k", "open -t x a.raw", "open -d x a.raw",
+        "open -i x", "open -r a.raw", "open -U", "open -x"],
+    "names as they are typed": ["r -x 0 1", "w", "d 1", "w -P", "t 1 2 3 4"],
+    "words are parted by blanks alone": ["read\t0 512", "\t", "read 0\t512",
+                                         "  read   0   512  "],
+    "hexadecimal": ["read 0x1k 1", "read +0x1k 0X10", "read 0x1b 1",
+                    "alloc 0x1.8k", "alloc 0x7fffffffffffffffk", "read 0x 1",
+                    "alloc 9223372036854775808", "alloc 16E", "alloc 1e3"],
+    "signals": ["sigraise 0", "sigraise x", "sigraise -1", "sigraise 99",
+                "sigraise 0x9999999", "sigraise 9223372036854775808"],
+    "what failed in the background": [
+        "aio_read 1M 512", "aio_write -P 1 1M 512", "aio_read 2M 512",
+        "aio_flush", "aio_write 1M 512", "read 1M 1", "readv 1M 1",
+        "aio_write 1M 512", "alloc 0", "length"],
+    "wrong counts": ["close x", "open a b", "quit x", "read", "read 0", "read 0 1 2", "write", "discard 0",
                      "flush 1", "length 1", "alloc", "alloc 0 1 2", "truncate",
                      "sleep", "help a b", "info 1", "map 1", "readv 0"],
     "options after words": ["write 0 512 -P 1", "read 0 512 -P 1"],
@@ -136,10 +159,11 @@ RUNS = {
                    "map"],
     "discard": ["write 0 128k", "discard 0 64k", "discard 3 100", "discard x 1",
                 "read -P 0 4k 4k"],
-    "truncate": ["truncate 2M", "length", "truncate x", "truncate 1000",
+    "truncate": ["truncate -m metadata 4k", "truncate -m full 4k",
+                 "truncate 2M", "length", "truncate x", "truncate 1000",
                  "length", "read 0 1000", "truncate -m full 1M", "map",
                  "truncate -m huge 3M", "truncate -m off 1234567", "length"],
-    "sleep": ["sleep 1", "sleep x", "sleep -5", "sleep 1x"],
+    "sleep": ["sleep 1", "sleep x", "sleep -5", "sleep 1x", "sleep 0x1"],
     "vectors": ["writev -P 3 0 1k 1k", "readv -P 3 0 512 1k 512",
                 "readv -P 1 0 512 1k", "readv 0 x", "readv x 1"],
     "in the background": ["aio_write -P 5 0 64k", "aio_flush",
@@ -193,7 +217,8 @@ QCOW2 = {
                   "read -P 2 65530 12", "read -P 0 65542 1000"],
     "discard": ["write 0 256k", "discard 64k 64k", "read -P 0 64k 64k",
                 "discard 1000 100", "read -P 0xcd 0 64k"],
-    "truncate": ["truncate 2M", "length", "write 1M 64k", "read -P 0xcd 1M 64k",
+    "truncate": ["truncate -m full 512k", "truncate -m metadata 512k",
+                 "truncate 2M", "length", "write 1M 64k", "read -P 0xcd 1M 64k",
                  "read -P 0 2047k 1k"],
     "zeroes where nothing was": [
         "write -z 0 64k", "write -z 128k 512", "write -zu 200000 1",
@@ -296,6 +321,25 @@ READ_ONLY = ["write 0 512", "discard 0 512", "flush", "truncate 1M",
     ["-r", "-U", "-f", "raw", "a.raw", "-c", "length"],
     ["-f", "raw", "-k", "a.raw", "-c", "length"],
     ["-c", "length", "-f", "raw", "a.raw"],
+    ["-f", "raw", "odd.raw", *commands("map", "alloc 2999 2", "alloc 3000")],
+    ["odd.raw", *commands("map", "alloc 3000")],
+    ["--image-opts", "driver=raw,offset=512,file.filename=odd.raw",
+     *commands("length", "map", "read -v 2480 16")],
+    ["", "-c", "length"],
+    ["-f", "raw", "", "-c", "length"],
+    ["-i", "native", "-f", "raw", "a.raw", "-c", "length"],
+    ["-i", "native", "--image-opts", "driver=blkdebug,image.driver=raw,"
+     "image.file.filename=a.raw", "-c", "length"],
+    ["-k", "-i", "threads", "-n", "-f", "raw", "a.raw", "-c", "length"],
+    ["-k", "-n", "-t", "writeback", "-f", "raw", "a.raw", "-c", "length"],
+    ["--image-opts", *commands(
+        "open driver=raw,file.filename=a.raw", "length", "open -o driver=raw",
+        "close", "open -r driver=raw,file.filename=a.raw", "write 0 1")],
+    ["--image-opts", "driver=null-co,size=1M,read-zeroes=on",
+     *commands("aio_write -C 0 512", "aio_read 512 1k", "aio_write -z 0 3k",
+               "aio_flush", "aio_read 0 1", "aio_read 0 2", "writev 0 3")],
+    ["--image-opts", "driver=blkverify,raw.driver=raw,raw.file.filename=a.raw,"
+     "test.driver=null-co,test.size=1M", "-c", "reopen -o force-share=on"],
 ], ids=" ".join)
 def test_program_options(sides, args):
     compare(sides, args)
@@ -323,6 +367,8 @@ def test_engines_past_the_page_cache(sides, aio):
     "read 0 512\nlength",
     "",
     "length\nnonsense\nlength\n",
+    "aio_read 1M 1\naio_read 2M 1\n\n  \nlength\n # no\nopen -x\n",
+    "read 0 1 2\nq\nlength\n",
 ])
 def test_prompt(sides, stdin):
     compare(sides, ["-f", "raw", "a.raw"], stdin=stdin)

@@ -23,18 +23,14 @@ struct described {
     struct json_object *tree; /* all else */
 };
 
-/* People have two words for either. */
 static bool put_discard(struct json_object *tree, const char *value,
                         GError **error)
 {
-    bool unmap = !strcmp(value, "unmap") || !strcmp(value, "on");
+    const char *mode = discard_mode_find(value);
 
-    if (!unmap && strcmp(value, "ignore") && strcmp(value, "off")) {
-        return error_set(error, "Invalid discard option");
-    }
-    return qapi_options_put(tree, "discard",
-                            json_object_new_string(unmap ? "unmap" : "ignore"),
-                            error);
+    return mode ? qapi_options_put(tree, "discard",
+                                   json_object_new_string(mode), error)
+                : error_set(error, "Invalid discard option");
 }
 
 static bool take_pair(struct described *d, const struct keyval *pair,
@@ -127,22 +123,31 @@ static bool co_put_file(struct described *d, GError **error)
     return qapi_options_put(d->tree, "file", tree, error);
 }
 
+/* Where the data is in the end, by the options. */
+static struct json_object *lowest(struct json_object *tree)
+{
+    struct json_object *child;
+
+    while ((json_object_object_get_ex(tree, "file", &child) ||
+            json_object_object_get_ex(tree, "image", &child)) &&
+           json_object_is_type(child, json_type_object)) {
+        tree = child;
+    }
+    return tree;
+}
+
 static bool put_aio(struct described *d, GError **error)
 {
-    struct json_object *file, *old;
-    bool below = json_object_object_get_ex(d->tree, "file", &file) &&
-                 json_object_is_type(file, json_type_object);
+    struct json_object *file = lowest(d->tree), *driver, *old;
 
-    if (!d->aio || (below && json_object_object_get_ex(file, "aio", &old))) {
+    if (!d->aio || json_object_object_get_ex(file, "aio", &old)) {
         return true;
     }
-    struct json_object *driver;
-    if (json_object_object_get_ex(below ? file : d->tree, "driver", &driver) &&
+    if (json_object_object_get_ex(file, "driver", &driver) &&
         strcmp(json_object_get_string(driver), "file")) {
         return true; /* of no meaning elsewhere, as it always was */
     }
-    return qapi_options_put(d->tree, below ? "file.aio" : "aio",
-                            json_object_new_string(d->aio), error);
+    return qapi_options_put(file, "aio", json_object_new_string(d->aio), error);
 }
 
 static bool co_describe(struct described *d, const GPtrArray *pairs,
@@ -339,6 +344,10 @@ struct node *co_image_open(const struct image_open *how, bool *writethrough,
     g_autoptr(GPtrArray) pairs = NULL;
     bool ignored, probed = false;
 
+    if (!how->image_opts && !*how->filename) {
+        error_set(error, "The 'file' block driver requires a file name");
+        return NULL;
+    }
     if (how->image_opts) {
         pairs = keyval_split(how->filename, "file", error);
         if (!pairs) {

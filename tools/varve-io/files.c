@@ -26,7 +26,8 @@ bool co_file_open(struct io_session *s, const struct image_open *how)
         return io_fail(s, &error);
     }
     struct node *node = co_image_open(how, &writethrough, &error);
-    s->opaque = node;
+    struct io_file *file = s->opaque;
+    file->node = node;
     if (node && how->writable && node->read_only) {
         error_set(&error, "Block node is read-only");
     } else if (node) {
@@ -34,7 +35,7 @@ bool co_file_open(struct io_session *s, const struct image_open *how)
         s->backend = co_backend_new(NULL, node, perm, PERM_ALL, &error);
     }
     if (node && how->copy_on_read) {
-        s->opaque = node->file->child; /* the filter is nobody's wish */
+        file->node = node->file->child; /* the filter is nobody's wish */
     }
     if (node) {
         co_node_unref(node);
@@ -61,6 +62,39 @@ void co_file_close(struct io_session *s)
     }
 }
 
+bool io_file_option_check(char letter, const char *text, GError **error)
+{
+    static const char *const aio[] = {"threads", "native", "io_uring", NULL};
+
+    switch (letter) {
+    case 't':
+        return cache_mode_find(text) ||
+               error_set(error, "Invalid cache option: %s", text);
+    case 'd':
+        return discard_mode_find(text) ||
+               error_set(error, "Invalid discard option: %s", text);
+    case 'i':
+        return g_strv_contains(aio, text) ||
+               error_set(error, "Invalid aio option: %s", text);
+    default:
+        return true;
+    }
+}
+
+static bool check_open(struct io_session *s, unsigned char letter,
+                       const char *text)
+{
+    const struct io_file *file = s->opaque;
+    g_autoptr(GError) error = NULL;
+
+    if (letter == 'o' && file->image_opts) {
+        fprintf(s->out, "--image-opts and 'open -o' are mutually exclusive\n");
+        return false;
+    }
+    return io_file_option_check((char)letter, text, &error) ||
+           io_fail(s, &error);
+}
+
 static bool co_open(struct io_session *s, const struct io_args *args)
 {
     struct image_open how = {
@@ -74,20 +108,21 @@ static bool co_open(struct io_session *s, const struct io_args *args)
     };
     g_autofree char *list = NULL;
 
-    if (args->n > 1 || (args->n == 0 && !args->given['o'])) {
+    const struct io_file *file = s->opaque;
+
+    if (args->n > 1) {
         return io_usage(s, args);
     }
     if (args->given['n']) {
         how.cache = "none";
     }
-    how.filename = args->n ? args->word[0] : args->option['o'];
+    how.image_opts = args->n == 0 || args->given['o'] || file->image_opts;
+    how.filename = args->n ? args->word[0] : "";
     if (args->given['o']) {
-        how.image_opts = true;
-        if (args->n) {
-            g_autofree char *file = keyval_quote(args->word[0]);
-            list = g_strdup_printf("%s,file=%s", args->option['o'], file);
-            how.filename = list;
-        }
+        g_autofree char *name = args->n ? keyval_quote(how.filename) : NULL;
+        list =
+            g_strconcat(args->option['o'], name ? ",file=" : NULL, name, NULL);
+        how.filename = list;
     }
     return co_file_open(s, &how);
 }
@@ -113,6 +148,7 @@ static const struct io_command command_open = {
             "\n"
             " 'open -n -o driver=raw /tmp/data' opens raw data uncached",
     .no_file = true,
+    .check = check_open,
     .co_run = co_open,
 };
 
@@ -125,7 +161,6 @@ static bool co_close(struct io_session *s, const struct io_args *args)
 static const struct io_command command_close = {
     .name = "close",
     .alias = "c",
-    .max = -1,
     .usage = "",
     .what = "closes the file",
     .co_run = co_close,
@@ -146,7 +181,7 @@ static void print_names(struct io_session *s, const struct block_driver *driver)
 
 static bool co_info(struct io_session *s, const struct io_args *args)
 {
-    struct node *node = s->opaque;
+    struct node *node = ((const struct io_file *)s->opaque)->node;
     struct node_info info = {0};
     g_autoptr(GError) error = NULL;
 
@@ -211,11 +246,15 @@ static const struct io_command command_abort = {
 
 static bool co_sigraise(struct io_session *s, const struct io_args *args)
 {
-    char *end;
-    long number = strtol(args->word[0], &end, 10);
+    int64_t number;
 
-    if (*end || number <= 0 || number >= NSIG) {
-        fprintf(s->out, "%s is not a valid number\n", args->word[0]);
+    if (!io_parse_number(s, args->word[0], &number)) {
+        return false;
+    }
+    if (number > NSIG) {
+        fprintf(s->out,
+                "signal argument '%s' is too large to be a valid signal\n",
+                args->word[0]);
         return false;
     }
     fflush(s->out);

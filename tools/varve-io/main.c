@@ -17,52 +17,42 @@ struct program {
     struct image_open how; /* filename NULL: none yet */
     GPtrArray *commands;   /* of -c; empty: prompt */
     bool misalign;
-    bool read_only, no_cache, native_aio;
+    bool read_only, native_aio;
+    bool no_cache; /* the last of this and of cache counts */
 };
 
 /* ---- options ---- */
 
-/* For the texts that varve-img has no part in. */
+static bool take(char letter, const char *argument, const char **to)
+{
+    g_autoptr(GError) error = NULL;
+
+    if (!io_file_option_check(letter, argument, &error)) {
+        tool_error("%s", error->message);
+        return false;
+    }
+    *to = argument;
+    return true;
+}
+
 static bool take_cache(const char *argument, void *opaque, int *status)
 {
     struct program *p = opaque;
 
-    if (!cache_mode_find(argument)) {
-        tool_error("Invalid cache option: %s", argument);
-        return false;
-    }
-    p->how.cache = argument;
-    return true;
+    p->no_cache = false;
+    return take('t', argument, &p->how.cache);
 }
 
 static bool take_discard(const char *argument, void *opaque, int *status)
 {
-    static const char *const unmap[] = {"unmap", "on", NULL};
-    static const char *const ignore[] = {"ignore", "off", NULL};
     struct program *p = opaque;
-
-    if (g_strv_contains(unmap, argument)) {
-        p->how.discard = "unmap";
-    } else if (g_strv_contains(ignore, argument)) {
-        p->how.discard = "ignore";
-    } else {
-        tool_error("Invalid discard option: %s", argument);
-        return false;
-    }
-    return true;
+    return take('d', argument, &p->how.discard);
 }
 
 static bool take_aio(const char *argument, void *opaque, int *status)
 {
-    static const char *const modes[] = {"threads", "native", "io_uring", NULL};
     struct program *p = opaque;
-
-    if (!g_strv_contains(modes, argument)) {
-        tool_error("Invalid aio option: %s", argument);
-        return false;
-    }
-    p->how.aio = argument;
-    return true;
+    return take('i', argument, &p->how.aio);
 }
 
 static void print_help(const struct tool_option *rows)
@@ -187,6 +177,7 @@ static bool co_prompt(struct io_session *s)
         if (co_worker(read_line, &line) < 0) {
             break;
         }
+        line.text[strcspn(line.text, "\n")] = 0;
         ok &= co_io_command(s, line.text);
     }
     free(line.text);
@@ -196,12 +187,14 @@ static bool co_prompt(struct io_session *s)
 static int co_main(void *opaque)
 {
     struct program *p = opaque;
+    struct io_file file = {.image_opts = p->how.image_opts};
     struct io_session s = {.out = stdout,
                            .err = stderr,
                            .breaks_out = stdout,
                            .program = g_get_prgname(),
                            .misalign = p->misalign ? 16 : 0,
-                           .more = file_commands};
+                           .more = file_commands,
+                           .opaque = &file};
     bool ok = !p->how.filename || co_file_open(&s, &p->how);
 
     if (!ok) {
