@@ -6,7 +6,9 @@
  * client that does not read is not waited for: its requests are not read while
  * it owes us CHANNEL_CONGESTED bytes of reading, and what events pile up beyond
  * CHANNEL_MAX ends the session, as memory is finite and an event that was
- * silently left out would be worse.
+ * silently left out would be worse. Of a client that cannot be written to any
+ * more nothing is read either: the next one would have to wait until all that
+ * it left behind has been done.
  */
 #include "channel.h"
 
@@ -43,7 +45,7 @@ struct channel {
      * not wanted, as it will be again after most requests. */
     bool listens, writing;
     bool ready;  /* channel_new() has returned */
-    bool broken; /* the client cannot be written to any more */
+    bool broken; /* nobody reads our standard output any more */
     GString *out;
     size_t sent; /* of out */
     struct deferred flush;
@@ -54,6 +56,7 @@ static struct channel *stdio_user;
 
 static void channel_readable(void *opaque);
 static void channel_writable(void *opaque);
+static void client_gone(struct channel *c);
 
 static void update_handlers(struct channel *c)
 {
@@ -105,17 +108,6 @@ static ssize_t channel_send(struct channel *c, const char *data, size_t length)
     return write(c->out_fd, data, length);
 }
 
-static void channel_break(struct channel *c)
-{
-    c->broken = true;
-    g_string_truncate(c->out, 0);
-    c->sent = 0;
-    if (c->client) {
-        /* The hang-up is then found by reading. */
-        g_socket_shutdown(c->client, TRUE, TRUE, NULL);
-    }
-}
-
 void channel_flush(struct channel *c)
 {
     bool was_congested = channel_is_congested(c);
@@ -126,15 +118,21 @@ void channel_flush(struct channel *c)
         if (n < 0 && errno == EINTR) {
             continue;
         }
+        if (n < 0 && errno == EAGAIN && c->out->len - c->sent <= CHANNEL_MAX) {
+            break;
+        }
+        if (n < 0 && c->client) {
+            client_gone(c);
+            c->ops->closed(c->opaque);
+            return;
+        }
         if (n < 0) {
-            if (errno != EAGAIN || c->out->len - c->sent > CHANNEL_MAX) {
-                channel_break(c);
-            }
+            c->broken = true;
             break;
         }
         c->sent += (size_t)n;
     }
-    if (c->sent == c->out->len) {
+    if (c->broken || c->sent == c->out->len) {
         g_string_truncate(c->out, 0);
         c->sent = 0;
     } else if (c->sent > CHANNEL_CONGESTED) {
@@ -351,9 +349,9 @@ static void flush_before_end(struct channel *c)
 
 void channel_free(struct channel *c)
 {
+    c->how.reconnect_s = 0;
+    flush_before_end(c);
     if (c->in_fd >= 0) {
-        flush_before_end(c);
-        c->how.reconnect_s = 0;
         client_gone(c);
     }
     timer_cancel(&c->reconnect);

@@ -233,6 +233,13 @@ static void monitor_run(void *opaque)
         monitor_answer(m, r, monitor_rules(m));
         m->running = NULL;
         monitor_fill(m);
+        if (!TAILQ_EMPTY(&m->requests)) {
+            /* Whoever sends many at a time is not alone here. */
+            m->running = co_self();
+            co_pause();
+            m->running = NULL;
+            monitor_fill(m); /* perhaps another client's */
+        }
     }
 }
 

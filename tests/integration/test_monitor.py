@@ -1,5 +1,6 @@
 """The monitor: sessions, framing, errors, several clients."""
 import json
+import signal
 import socket
 import subprocess
 
@@ -210,6 +211,29 @@ def test_a_slow_reader_stalls_nobody_else(varved):
     slow.close()
     with varved.connect(1) as next_one:
         assert next_one.command("query-version")
+
+
+def test_what_a_client_left_behind_is_not_done(varved):
+    """It went without reading its answers, and nobody waits for the rest."""
+    slow = varved.connect(1)
+    slow.send_raw(b'{"execute":"query-qmp-schema"}' * 20 +
+                  b'{"execute":"stop"}')
+    assert slow.socket.recv(1, socket.MSG_PEEK)
+    slow.close()
+    varved.connect(1)
+    assert varved.command("query-status")["status"] == "running"
+
+
+def test_many_requests_of_one_client_do_not_hold_up_another(varved):
+    """Both are there when the daemon looks."""
+    many = varved.connect(1)
+    varved.process.send_signal(signal.SIGSTOP)
+    many.send_raw(b'{"execute":"query-version"}' * 500 +
+                  b'{"execute":"query-status"}')
+    varved.qmp.send({"execute": "stop"})
+    varved.process.send_signal(signal.SIGCONT)
+    last = [many.answer() for _ in range(501)][-1]
+    assert last["return"]["status"] == "paused"
 
 
 def test_two_monitors_change_the_graph_at_once(varved):
