@@ -8,8 +8,9 @@
  *   1. refcounts become what the tables say, in place; or, where the refcount
  *      structures are no base for that, new ones are built in free clusters and
  *      take effect with one write of the header (rebuild.c);
- *   2. when those are stable, COPIED flags follow them;
- *   3. when nothing is wrong any more, the dirty and the corrupt bit go.
+ *   2. a snapshot table with something wrong in it is written anew;
+ *   3. when those are stable, COPIED flags follow the refcounts;
+ *   4. when nothing is wrong any more, the dirty and the corrupt bit go.
  *
  * On the node's loop, on an image that nobody uses, opened for a check.
  */
@@ -235,15 +236,28 @@ static bool co_look_at_snapshots(struct qcow2 *s, struct check_report *check,
     return true;
 }
 
-static bool co_rewrite_snapshots(struct qcow2 *s, GError **error)
+/* `fixed` errors are gone then. */
+static bool co_rewrite_snapshots(struct survey *v, int64_t fixed,
+                                 GError **error)
 {
-    int ret = co_qcow2_snapshots_rewrite(s);
+    struct check_report *check = v->check;
 
+    /* On refcounts that are wrong nothing can be built. */
+    if (check->errors) {
+        check->errors += fixed;
+        check->errors_fixed -= fixed;
+        return true;
+    }
+    int ret = co_qcow2_snapshots_rewrite(v->s);
+    qcow2_survey_forget_refcounts(v);
     return ret == 0 ||
            error_set_errno(error, ret, "failed to update snapshot table");
 }
 
-static bool co_check_and_repair(struct survey *v, GError **error)
+/* in_table: errors to be fixed by a new snapshot table. What shared a cluster
+ * with the old one may be alone in it then, so flags come later. */
+static bool co_check_and_repair(struct survey *v, bool rewrite,
+                                int64_t in_table, GError **error)
 {
     struct check_report *check = v->check;
     bool repair = check->fix_leaks || check->fix_errors;
@@ -255,8 +269,9 @@ static bool co_check_and_repair(struct survey *v, GError **error)
     if (!repair) {
         return co_compare_counts(&(struct comparison){.v = v}) == 0;
     }
-    return co_repair_refcounts(v, error) && co_repair_copied(v, error) &&
-           co_repair_bits(v, error);
+    return co_repair_refcounts(v, error) &&
+           (!rewrite || co_rewrite_snapshots(v, in_table, error)) &&
+           co_repair_copied(v, error) && co_repair_bits(v, error);
 }
 
 bool co_qcow2_check(struct node *node, struct check_report *check,
@@ -277,16 +292,7 @@ bool co_qcow2_check(struct node *node, struct check_report *check,
     bool ok = qcow2_survey_init(&v, s) ||
               error_set_errno(error, ENOMEM, "Could not check the image");
     v.check = check;
-    ok = ok && co_check_and_repair(&v, error);
+    ok = ok && co_check_and_repair(&v, rewrite, in_table, error);
     qcow2_survey_clear(&v);
-    if (!ok || !rewrite) {
-        return ok;
-    }
-    /* On refcounts that are wrong nothing can be built. */
-    if (check->errors) {
-        check->errors += in_table;
-        check->errors_fixed -= in_table;
-        return true;
-    }
-    return co_rewrite_snapshots(s, error);
+    return ok;
 }
