@@ -4,9 +4,9 @@
  * The input is a list of messages, mostly well-formed: request, flags, small
  * values in the payload, descriptors of the right or of a wrong kind; between
  * them kicks, pokes into the shared memory and into the region of requests in
- * flight, cuts of files, and connections that begin again with what the last
- * one has left. Besides what the sanitizers see: an honest front-end is served
- * afterwards.
+ * flight, logs that begin and end, cuts of files, and connections that begin
+ * again with what the last one has left. The first byte says how it begins.
+ * Besides what the sanitizers see: an honest front-end is served afterwards.
  */
 #include <stddef.h>
 #include <stdint.h>
@@ -24,6 +24,8 @@
 #include "tests/unit/lib/guest_disk.h"
 #include "tests/unit/lib/vhost_client.h"
 
+#define PACKED VIRTIO_BIT(VIRTIO_F_RING_PACKED)
+
 #define CHECK(x)     \
     do {             \
         if (!(x)) {  \
@@ -31,10 +33,11 @@
         }            \
     } while (0)
 
-enum { QUEUE = 8, MAX_STEPS = 60 };
+enum { QUEUE = 8, MAX_STEPS = 60, LOG = 8192, LOG_OFFSET = 512 };
 
 static struct loop *loop;
 static char *path, *name; /* the same, as client and server want it */
+static int log_fd;
 static struct vhost_client client;
 
 struct script {
@@ -71,7 +74,8 @@ static GLogWriterOutput silence(GLogLevelFlags level, const GLogField *fields,
 
 static void co_set_up(void *opaque)
 {
-    struct virtio_blk_props props = {.num_queues = 2, .queue_size = QUEUE};
+    struct virtio_blk_props props = {
+        .num_queues = 2, .queue_size = QUEUE, .packed = true};
     struct vhost_user_address address = {
         .path = path, .abstract = true, .fd = -1};
 
@@ -87,6 +91,8 @@ static void set_up(void)
     loop = loop_new("fuzz", LOOP_CLOCK_SIMULATED);
     path = g_strdup_printf("varve-fuzz-%d", getpid());
     name = g_strconcat("@", path, NULL);
+    log_fd = memfd_create("log", MFD_CLOEXEC);
+    CHECK(log_fd >= 0);
     loop_run_co(loop, co_set_up, NULL);
     loop_bind(loop);
 }
@@ -140,10 +146,31 @@ static void message(struct script *s)
 /* The region is ours: any of its bytes may be wrong. */
 static void poke_region(struct script *s)
 {
-    uint8_t at = u8(s), byte = u8(s);
+    uint16_t at = u8(s) | (client.features & PACKED ? u8(s) & 1 : 0) << 8;
+    uint8_t byte = u8(s);
 
-    if (client.inflight_region) {
+    if (client.inflight_region && at < client.inflight.mmap_size) {
         client.inflight_region[at] = byte;
+    }
+}
+
+/* A new log, another one, or none, of this size or that. */
+static void change_log(struct script *s)
+{
+    uint8_t how = u8(s);
+    struct vhost_user_log_area area = {how & 1 ? LOG : value(s),
+                                       how & 2 ? LOG_OFFSET : value(s)};
+    uint64_t features =
+        client.features ^ (how & 4 ? VIRTIO_BIT(VHOST_F_LOG_ALL) : 0);
+
+    CHECK(!ftruncate(log_fd, how & 8 ? LOG / 2 : LOG + LOG_OFFSET));
+    vhost_client_send(&client, VHOST_USER_SET_LOG_BASE, 0, &area, sizeof(area),
+                      &log_fd, 1);
+    vhost_client_send(&client, VHOST_USER_SET_FEATURES, 0, &features,
+                      sizeof(features), NULL, 0);
+    settle();
+    if (how & 16) {
+        CHECK(!ftruncate(log_fd, 0));
     }
 }
 
@@ -183,7 +210,7 @@ static void step(struct script *s)
 {
     uint8_t what = u8(s);
 
-    switch (what % 11) {
+    switch (what % 12) {
     case 0:
         settle();
         break;
@@ -214,6 +241,9 @@ static void step(struct script *s)
     case 10:
         some_requests(s);
         break;
+    case 11:
+        change_log(s);
+        break;
     default:
         message(s);
     }
@@ -226,6 +256,38 @@ static void reconnect(void)
     CHECK(vhost_client_connect(&client, name, pass, NULL));
 }
 
+/* With split rings, if packed ones are left out. */
+static void start_queues(unsigned n, uint64_t without)
+{
+    CHECK(vhost_client_negotiate(&client, without, 0));
+    CHECK(vhost_client_share_memory(&client, n, QUEUE, false));
+    for (unsigned i = 0; i < n; i++) {
+        CHECK(vhost_client_start_queue(&client, i,
+                                       vhost_client_base(&client, 0)));
+    }
+}
+
+static void begin(uint8_t how)
+{
+    uint64_t without = how & 64 ? 0 : PACKED;
+
+    CHECK(vhost_client_connect(&client, name, pass, NULL));
+    client.log_rings = how & 16;
+    client.log_shift = how & 32 ? UINT64_C(0x8000000) : 0;
+    if (how & 4) {
+        CHECK(vhost_client_negotiate(&client, without, 0));
+        CHECK(vhost_client_share_memory(&client, 1, QUEUE, false));
+        CHECK(vhost_client_get_inflight(&client, 1, QUEUE));
+        CHECK(vhost_client_start_queue(&client, 0,
+                                       vhost_client_base(&client, 0)));
+        disk.gate = how & 8;
+    } else if (how & 1) {
+        start_queues(2, without);
+    } else if (how & 2) {
+        CHECK(vhost_client_negotiate(&client, without, 0));
+    }
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
@@ -236,28 +298,15 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     if (!loop) {
         set_up();
     }
-    CHECK(vhost_client_connect(&client, name, pass, NULL));
-    uint8_t start = u8(&s);
-    client.log_rings = start & 16;
-    client.log_shift = start & 32 ? UINT64_C(0x8000000) : 0;
-    if (start & 4) {
-        CHECK(vhost_client_negotiate(&client, 0, 0));
-        CHECK(vhost_client_share_memory(&client, 1, QUEUE, false));
-        CHECK(vhost_client_get_inflight(&client, 1, QUEUE));
-        CHECK(vhost_client_start_queue(&client, 0, 0));
-        disk.gate = start & 8;
-    } else if (start & 1) {
-        CHECK(vhost_client_start(&client, 2, QUEUE));
-    } else if (start & 2) {
-        CHECK(vhost_client_negotiate(&client, 0, 0));
-    }
+    uint8_t how = u8(&s);
+    begin(how);
     for (unsigned i = 0; s.left && i < MAX_STEPS; i++) {
         step(&s);
     }
     settle();
     guest_disk_open_gate();
     reconnect();
-    CHECK(vhost_client_start(&client, 1, QUEUE));
+    start_queues(1, how & 128 ? 0 : PACKED);
     CHECK(vhost_client_io(&client, 0, VIRTIO_BLK_T_OUT, 3, buf, 512) == 0);
     CHECK(disk.data[3 * 512] == 1);
     vhost_client_close(&client);
