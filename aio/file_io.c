@@ -193,18 +193,12 @@ static int threaded_run(void *opaque)
     return -EINVAL;
 }
 
-int co_threaded_in(struct worker_lane *lane, int fd, enum file_io_op op,
-                   int64_t offset, const struct iov *iov)
-{
-    struct threaded t = {.fd = fd, .op = op, .offset = offset, .iov = iov};
-
-    return co_worker_in(lane, threaded_run, &t);
-}
-
 int co_threaded(int fd, enum file_io_op op, int64_t offset,
                 const struct iov *iov)
 {
-    return co_threaded_in(NULL, fd, op, offset, iov);
+    struct threaded t = {.fd = fd, .op = op, .offset = offset, .iov = iov};
+
+    return co_worker(threaded_run, &t);
 }
 
 /* ---- through an engine ---- */

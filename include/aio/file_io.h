@@ -31,10 +31,6 @@ int co_uring(int fd, enum file_io_op op, int64_t offset, const struct iov *iov);
 /* A worker thread doing preadv/pwritev/fdatasync. */
 int co_threaded(int fd, enum file_io_op op, int64_t offset,
                 const struct iov *iov);
-/* The same, as a job of a lane. */
-struct worker_lane;
-int co_threaded_in(struct worker_lane *lane, int fd, enum file_io_op op,
-                   int64_t offset, const struct iov *iov);
 /* preadv2(RWF_NOWAIT) at once, without suspending: 0, or -EAGAIN if not all of
  * it was in the page cache, -EOPNOTSUPP if the file system cannot say. */
 int file_io_read_inline(int fd, int64_t offset, const struct iov *iov);

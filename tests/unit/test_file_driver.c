@@ -106,6 +106,33 @@ static void co_every_engine_keeps_the_data(void *opaque)
     }
 }
 
+static void co_long_copies_allocate_what_they_write(void *opaque)
+{
+    g_autofree char *path = new_file(on_disk, 0, 0);
+    g_autofree char *data = g_malloc(MIB);
+    struct node *n = co_node("driver=file,filename=%s", path);
+    struct file_state *s = n->state;
+
+    memset(data, 7, MIB);
+    node_expect_bulk(n);
+    s->allocate_first = true; /* on any file system */
+    assert_int_equal(co_node_pwrite(n, MIB, data, MIB / 4, 0), 0);
+    assert_int_equal(sys.allocations, 1);
+    assert_int_equal(co_node_pwrite(n, 3 * MIB, data, 64 * KIB, 0), 0);
+    assert_int_equal(sys.allocations, 1);
+    assert_int_equal(size_on_disk(path), 3 * MIB + 64 * KIB);
+    assert_int_equal(co_node_flush(n), 0);
+    assert_in_range(allocated(path), 320 * KIB, 352 * KIB);
+    /* Where it cannot be it is tried once. */
+    sys.allocate_errno = EOPNOTSUPP;
+    for (int i = 4; i < 6; i++) {
+        assert_int_equal(co_node_pwrite(n, i * MIB, data, MIB / 4, 0), 0);
+        assert_int_equal(sys.allocations, 2);
+        assert_bytes(path, i * MIB, MIB / 4, 7);
+    }
+    co_node_unref(n);
+}
+
 static void co_engine_names(void *opaque)
 {
     static const char *const expected[] = {
@@ -594,6 +621,7 @@ static void workers_stand_in_for_io_uring(void **state)
 }
 
 FILE_TEST(every_engine_keeps_the_data)
+FILE_TEST(long_copies_allocate_what_they_write)
 FILE_TEST(engine_names)
 FILE_TEST(reads_learn_about_the_cache)
 FILE_TEST(a_file_system_that_cannot_tell_is_asked_once)
@@ -617,6 +645,7 @@ int main(void)
         cmocka_unit_test(only_for_reading),
         cmocka_unit_test(no_space_is_told_by_every_engine),
         cmocka_unit_test(every_engine_keeps_the_data),
+        cmocka_unit_test(long_copies_allocate_what_they_write),
         cmocka_unit_test(engine_names),
         cmocka_unit_test(reads_learn_about_the_cache),
         cmocka_unit_test(a_file_system_that_cannot_tell_is_asked_once),

@@ -172,8 +172,10 @@ static bool open_and_look(struct open_work *w)
                                "Could not get the length of '%s'", w->filename);
     }
     /* A device file itself lies in a memory file system. */
-    s->in_memory = !s->is_device && fstatfs(s->fd, &fs) == 0 &&
-                   (fs.f_type == TMPFS_MAGIC || fs.f_type == RAMFS_MAGIC);
+    if (!s->is_device && fstatfs(s->fd, &fs) == 0) {
+        s->in_memory = fs.f_type == TMPFS_MAGIC || fs.f_type == RAMFS_MAGIC;
+        s->allocate_first = fs.f_type == EXT4_SUPER_MAGIC;
+    }
     if (s->direct) {
         file_find_alignment(s->fd, s->is_device, w->length,
                             &w->request_alignment, &w->memory_alignment);

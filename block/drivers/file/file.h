@@ -34,6 +34,7 @@ struct file_state {
     int64_t slow_until_ns;  /* inline writes blocked: workers until then */
     int64_t slow_for_ns;    /* how long that is */
     struct worker_lane bulk_writes;
+    bool allocate_first; /* bulk writes gain by it */
     unsigned inline_ops; /* done at once since the loop was last let go on */
     int64_t inline_bytes;
 
