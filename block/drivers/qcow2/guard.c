@@ -135,8 +135,9 @@ bool qcow2_guard_build(struct qcow2 *s)
     }
     s->guard.tangled = false;
     /* L2 tables first: several L1 entries may name the same. */
-    for (uint32_t i = 0; i < s->l1_size; i++) {
-        uint64_t table = s->l1[i] & QCOW2_OFFSET_MASK;
+    const uint64_t *l1 = s->l1, *end = l1 + s->l1_size;
+    for (; l1 < end; l1++) {
+        uint64_t table = *l1 & QCOW2_OFFSET_MASK;
         if (table && range_within(table, s->cluster_size, size)) {
             qcow2_meta_add(s, table, s->cluster_size);
         }

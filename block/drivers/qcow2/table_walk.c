@@ -37,10 +37,13 @@ static bool next_read(struct qcow2 *s, const uint64_t *l1, uint32_t n,
 {
     uint32_t max = MAX(READ_BYTES >> s->cluster_bits, 1);
 
-    while (*i < n && !(l1[*i] & QCOW2_OFFSET_MASK)) {
-        ++*i;
+    /* Mostly there is none for long. */
+    uint32_t at = *i;
+    while (at < n && !(l1[at] & QCOW2_OFFSET_MASK)) {
+        at++;
     }
-    if (*i == n) {
+    *i = at;
+    if (at == n) {
         return false;
     }
     *r = (struct table_read){

@@ -23,6 +23,25 @@ void table_dirt_add(struct table_dirt *d, uint32_t index)
 
 /* ---- loading ------------------------------------------------------------- */
 
+/* A table is read in pieces that the file driver reads at once where they are
+ * cached, and turned into the host's byte order while the processor has them.
+ */
+static int co_read_table(struct node *file, uint64_t offset, uint64_t *table,
+                         uint32_t entries)
+{
+    enum { PIECE = 256 * 1024 / 8 };
+    int ret = 0;
+
+    for (uint32_t at = 0; ret == 0 && at < entries; at += PIECE) {
+        uint32_t n = MIN(entries - at, PIECE);
+        ret = co_node_pread(file, offset + at * 8ull, table + at, n * 8ull, 0);
+        for (uint32_t i = at; i < at + n; i++) {
+            table[i] = be64toh(table[i]);
+        }
+    }
+    return ret;
+}
+
 static uint64_t *co_load_table(struct qcow2 *s, const char *name,
                                uint64_t offset, uint32_t entries,
                                GError **error)
@@ -39,15 +58,11 @@ static uint64_t *co_load_table(struct qcow2 *s, const char *name,
         error_set_errno(error, ENOMEM, "Could not read %s", name);
         return NULL;
     }
-    int ret =
-        entries ? co_node_pread(qcow2_file(s), offset, table, bytes, 0) : 0;
+    int ret = co_read_table(qcow2_file(s), offset, table, entries);
     if (ret < 0) {
         io_buffer_free(table);
         error_set_errno(error, ret, "Could not read %s", name);
         return NULL;
-    }
-    for (uint32_t i = 0; i < entries; i++) {
-        table[i] = be64toh(table[i]);
     }
     return table;
 }
