@@ -173,11 +173,31 @@ static bool read_chain(struct virtqueue *vq, uint16_t flags, uint16_t *head)
     return true;
 }
 
+/* As if each chain were one descriptor, which it is if it is a table. */
+static void expect_tables(const struct virtqueue *vq, unsigned max)
+{
+    uint16_t pos = vq->last_avail;
+
+    for (unsigned n = 0; n < max; n++) {
+        const struct vring_packed_desc *d = at(vq, pos);
+        uint16_t flags = guest_read_16(&d->flags);
+
+        if (!vring_packed_marked(flags, vring_packed_avail(pos))) {
+            break;
+        }
+        if (flags & VRING_DESC_F_INDIRECT) {
+            ring_table_expect(vq, guest_read_64(&d->addr));
+        }
+        pos = vring_packed_advance(pos, 1, vq->size);
+    }
+}
+
 static int packed_pop(struct virtqueue *vq, uint16_t *heads, unsigned max)
 {
     uint16_t first = vq->last_avail;
     unsigned n;
 
+    expect_tables(vq, max);
     for (n = 0; n < max; n++) {
         /* 2.7.13.3: nothing else is read before the flags. */
         uint16_t flags =
@@ -190,6 +210,7 @@ static int packed_pop(struct virtqueue *vq, uint16_t *heads, unsigned max)
             vq->last_avail = first;
             return virtqueue_unpop(vq, heads, n);
         }
+        vq_chain_expect(virtqueue_slot(vq, heads[n]));
     }
     return n;
 }

@@ -44,6 +44,17 @@ static inline bool ring_table_open(struct virtqueue *vq, struct ring_table *t,
     return true;
 }
 
+/* Asks for the table's first line; see vq_chain_expect(). The address is only a
+ * hint, and may be anything. */
+static inline void ring_table_expect(const struct virtqueue *vq, uint64_t gpa)
+{
+    const void *table = guest_memory_at(vq->memory, gpa, RING_DESC_BYTES);
+
+    if (table) {
+        __builtin_prefetch(table);
+    }
+}
+
 /* Where entry `index` < count is: in guest memory, or in *copy of as many
  * bytes. NULL: broken. */
 static inline const void *ring_table_at(struct virtqueue *vq,

@@ -156,9 +156,17 @@ static int split_pop(struct virtqueue *vq, uint16_t *heads, unsigned max)
         }
     }
     for (n = 0; n < max; n++) {
+        const struct vring_desc *d = &vq->desc[heads[n]];
+        if (heads[n] < vq->size &&
+            guest_read_16(&d->flags) & VRING_DESC_F_INDIRECT) {
+            ring_table_expect(vq, guest_read_64(&d->addr));
+        }
+    }
+    for (n = 0; n < max; n++) {
         if (!read_chain(vq, heads[n])) {
             return virtqueue_unpop(vq, heads, n);
         }
+        vq_chain_expect(virtqueue_slot(vq, heads[n]));
     }
     vq->last_avail += max;
     return max;

@@ -57,6 +57,18 @@ static inline struct iov vq_chain_writable(const struct vq_chain *c)
                         c->writable_bytes};
 }
 
+/* What the driver has just written on another processor comes from there line
+ * by line, but side by side if a whole batch is asked for before any is needed:
+ * of a chain, its first bytes (a header), and the last, which is to be written.
+ */
+static inline void vq_chain_expect(const struct vq_chain *c)
+{
+    const struct iovec *last = &c->vec[c->readable + c->writable - 1];
+
+    __builtin_prefetch(c->vec[0].iov_base);
+    __builtin_prefetch((char *)last->iov_base + last->iov_len - 1, 1);
+}
+
 /* What the driver and the device agreed on, before the queue starts. */
 struct virtqueue_setup {
     uint16_t size; /* entries, <= max_size; a power of 2 if split */
