@@ -175,17 +175,16 @@ int co_node_pdiscard(struct node *node, int64_t offset, int64_t bytes)
     if (node->read_only) {
         return -EPERM;
     }
-    if (!request_may_unmap(node) ||
+    if (!bytes || !request_may_unmap(node) ||
         !(node->driver->co_pdiscard || request_forwards(node))) {
         return 0;
     }
     int64_t end = offset + bytes;
     int64_t pos = div_round_up(offset, unit) * unit;
     end = end == node->length ? align_up(end, align) : end - end % unit;
-    if (pos >= end) {
-        return 0;
-    }
-    co_tracked_begin(&req, node, pos, end - pos, true);
+    /* All that was asked for counts as written, not just whole units of the
+     * driver: dirty bitmaps are compared with QEMU's. */
+    co_tracked_begin(&req, node, offset, bytes, true);
     if (offset + bytes > node->length) {
         ret = -EIO; /* it was cut while this waited */
     }
