@@ -10,7 +10,7 @@ import pytest
 
 from lib.random_operations import always, in_turn, run, shrink
 
-SEEDS = os.environ.get("VARVE_SEEDS", "5")
+SEEDS = os.environ.get("VARVE_SEEDS", "4")
 STEPS = int(os.environ.get("VARVE_STEPS", "20"))
 PLAYERS = {"each on its own": (always("varve"), always("qemu")),
            "in turn on one image": (in_turn, always("qemu"))}

@@ -91,6 +91,30 @@ def test_rebase_from_no_backing_file(twin):
     content_is_as_before(twin, "base")
 
 
+@pytest.mark.parametrize("options", ["cluster_size=64k", "cluster_size=512",
+                                     "cluster_size=16k,extended_l2=on"])
+def test_rebase_takes_no_more_than_what_differs(twin, options):
+    twin.create("old", "2M")
+    twin.io("old", "write -P 1 0 1M")
+    twin.create("new", "2M")
+    twin.io("new", "write -P 1 0 1M", "write -P 2 192k 512",
+            "write -P 2 321k 512")
+    twin.create("top", "-o", options, "2M", backing="old")
+    twin.same("rebase", "-b", "new", "-F", "qcow2", "top")
+    twin.same_image("top")
+    twin.same_map("top")
+
+
+def test_rebase_writes_zeroes_as_such(twin):
+    twin.create("new", "1M")
+    twin.io("new", "write -P 1 0 1M")
+    twin.create("top", "1M")
+    twin.io("top", "write -P 2 100k 3k")
+    twin.same("rebase", "-b", "new", "-F", "qcow2", "top")
+    twin.same_image("top")
+    twin.same_map("top")
+
+
 def test_rebase_with_options(twin):
     make_chain(twin)
     for args in ("-p -b other -F qcow2 -f qcow2", "-q -t none -T none -b base "

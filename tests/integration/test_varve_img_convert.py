@@ -134,6 +134,18 @@ def test_zeroes_of_a_source_hide_the_target_s_backing_file(twin, more):
         run("varve-img", twin.ours, "compare", source, "o", check=0)
 
 
+@pytest.mark.parametrize("more", [[], ["-S", "0"], ["-c"]])
+def test_zeroes_behind_the_end_of_the_backing_file_take_nothing(twin, more):
+    twin.create("base", "1M")
+    twin.io("base", "write -P 1 0 1M")
+    twin.create("source", "4M", backing="base")
+    twin.io("source", "write -P 2 1M 64k", "write -z 0 64k", "write -z 3M 64k")
+    twin.same("convert", *more, "-O", "qcow2", "-B", "base", "-F", "qcow2",
+              "source", "target")
+    twin.same_image("target")
+    twin.same_map("target")
+
+
 def test_wrong_arguments(images):
     for args in (
             "", "r", "-B x r s o", "-O raw -B base -F qcow2 r o",

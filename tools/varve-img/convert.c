@@ -155,17 +155,26 @@ static bool co_open_target(struct convert *c)
         tool_error("output file is smaller than input file");
         return false;
     }
-    bool behind = node_backing_chain_next(c->dst->node);
+    struct node *behind = node_backing_chain_next(c->dst->node);
     if (c->target_is_zero && behind) {
         tool_error("Cannot use --target-is-zero when the destination image has "
                    "a backing file");
         return false;
     }
     node_expect_bulk(c->dst->node);
-    c->target_is_zero =
-        c->target_is_zero || (!c->existing && !behind && c->sparse &&
-                              new_reads_as_zeroes(c->dst->node));
-    return co_prepare_compression(c);
+    if (!co_prepare_compression(c)) {
+        return false;
+    }
+    c->zero_from = INT64_MAX;
+    if (c->target_is_zero) {
+        c->zero_from = 0;
+    } else if (!c->existing && new_reads_as_zeroes(c->dst->node)) {
+        /* A new image shows what is behind it, and zeroes after that. */
+        c->zero_from = behind      ? align_up(behind->length, c->unit)
+                       : c->sparse ? 0
+                                   : INT64_MAX;
+    }
+    return true;
 }
 
 /* ---- all of it ----------------------------------------------------------- */

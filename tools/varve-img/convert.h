@@ -34,7 +34,9 @@ struct convert {
     struct bucket rate;
     struct progress progress;
     int64_t total, done;
-    bool target_is_zero; /* it reads as zeroes where nothing is written */
+    bool target_is_zero; /* it was said to be */
+    int64_t zero_from;   /* it reads as zeroes from there on where nothing is
+                            written; a multiple of unit */
     bool failed;         /* and it was said why */
 };
 

@@ -53,30 +53,9 @@ static struct convert_source *source_at(const struct convert *c, int64_t offset)
 
 /* ---- writing ------------------------------------------------------------- */
 
-/* Length of the run at buf, in steps of `step`, that is all zero or all not. */
-static int64_t zero_run(const uint8_t *buf, int64_t bytes, int64_t step,
-                        bool *zero)
-{
-    int64_t run = 0;
-
-    while (run < bytes) {
-        int64_t n = min_i64(step, bytes - run);
-        struct iovec v = {.iov_base = (void *)(buf + run), .iov_len = n};
-        struct iov iov = iov_of(&v, 1);
-        bool is_zero = iov_is_zero(&iov);
-        if (run == 0) {
-            *zero = is_zero;
-        } else if (is_zero != *zero) {
-            break;
-        }
-        run += n;
-    }
-    return run;
-}
-
 static int co_write_zero_range(struct convert *c, int64_t offset, int64_t bytes)
 {
-    if (c->target_is_zero) {
+    if (offset >= c->zero_from) {
         return 0;
     }
     int ret = co_backend_pwrite_zeroes(c->dst, offset, bytes, REQ_MAY_UNMAP);
@@ -116,7 +95,7 @@ static int co_write_data(struct convert *c, int64_t offset, uint8_t *buf,
     for (int64_t at = 0; at < bytes;) {
         bool zero = false;
         int64_t n =
-            c->sparse ? zero_run(buf + at, bytes - at, step, &zero) : bytes;
+            c->sparse ? img_zero_run(buf + at, bytes - at, step, &zero) : bytes;
         int ret;
         if (zero) {
             ret = co_write_zero_range(c, offset + at, n);
@@ -228,8 +207,9 @@ static int co_extent(struct convert *c, int64_t offset, int64_t *bytes,
     unsigned flags;
 
     *bytes = min_i64(*bytes, s->bytes - in);
-    /* -S 0 wants all of the target written. */
-    *kind = c->sparse ? EXTENT_ZERO : EXTENT_DATA;
+    /* -S 0 wants all of the target written, up to the end of what is behind it.
+     */
+    *kind = c->sparse || offset >= c->zero_from ? EXTENT_ZERO : EXTENT_DATA;
     if (in >= length) {
         return 0;
     }
@@ -259,6 +239,9 @@ static int64_t co_convert_extent(struct convert *c, int64_t offset)
     enum extent_kind kind;
     int64_t bytes = c->total - offset;
 
+    if (offset < c->zero_from) {
+        bytes = min_i64(bytes, c->zero_from - offset);
+    }
     int ret = co_extent(c, offset, &bytes, &kind);
     if (ret < 0) {
         return ret;

@@ -78,6 +78,10 @@ struct img_known {
  * what is the same. 0 or -errno. Suspends. */
 int co_img_status(struct img_known *known, struct node *node, struct node *base,
                   int64_t offset, int64_t *bytes, unsigned *flags);
+/* Length of the run at buf, in steps of `step`, that is all zero or all not;
+ * bytes > 0. */
+int64_t img_zero_run(const uint8_t *buf, int64_t bytes, int64_t step,
+                     bool *zero);
 
 /* ---- options of new images (create_options.c) ---- */
 

@@ -99,3 +99,23 @@ int co_img_status(struct img_known *known, struct node *node, struct node *base,
     *flags = known->flags;
     return 0;
 }
+
+int64_t img_zero_run(const uint8_t *buf, int64_t bytes, int64_t step,
+                     bool *zero)
+{
+    int64_t run = 0;
+
+    while (run < bytes) {
+        int64_t n = min_i64(step, bytes - run);
+        struct iovec v = {.iov_base = (void *)(buf + run), .iov_len = n};
+        struct iov iov = iov_of(&v, 1);
+        bool is_zero = iov_is_zero(&iov);
+        if (run == 0) {
+            *zero = is_zero;
+        } else if (is_zero != *zero) {
+            break;
+        }
+        run += n;
+    }
+    return run;
+}

@@ -19,7 +19,7 @@
 enum {
     CHUNK = 256 * 1024, /* what the file driver copies without a hand-over */
     TASKS = 8,
-    STEP = 4096, /* what differs is written in multiples of this */
+    STEP = 4096, /* what differs is written in multiples of this, or less */
 };
 
 struct rebase {
@@ -32,6 +32,7 @@ struct rebase {
     struct node *common;          /* in old's chain: the new one; or NULL */
     struct img_known own, above, side[2]; /* of image, old, old and base */
     struct co_pool pool;
+    int64_t unit; /* the image takes space in pieces of this */
     int64_t done;
     bool failed;
 };
@@ -54,13 +55,13 @@ static int rebase_error(struct rebase *o, const char *what, int ret)
 /* ---- one range ----------------------------------------------------------- */
 
 /* Length of the run at offset `at` that differs, or does not. */
-static int64_t next_run(const uint8_t *a, const uint8_t *b, int64_t at,
-                        int64_t bytes, bool *differs)
+static int64_t next_run(const struct rebase_task *t, const uint8_t *a,
+                        const uint8_t *b, int64_t at, bool *differs)
 {
-    int64_t run = 0;
+    int64_t step = min_i64(STEP, t->o->unit), run = 0;
 
-    while (at + run < bytes) {
-        int64_t n = min_i64(STEP, bytes - at - run);
+    while (at + run < t->bytes) {
+        int64_t n = min_i64(step, t->bytes - at - run);
         bool other = memcmp(a + at + run, b + at + run, n);
         if (run == 0) {
             *differs = other;
@@ -72,22 +73,54 @@ static int64_t next_run(const uint8_t *a, const uint8_t *b, int64_t at,
     return run;
 }
 
+/* Length of the run at buf that is all zero or all not, in pieces that end
+ * where those of the image do. */
+static int64_t next_zero_run(const struct rebase *o, int64_t offset,
+                             const uint8_t *buf, int64_t bytes, bool *zero)
+{
+    int64_t head = align_up(offset + 1, o->unit) - offset;
+    bool more = false;
+
+    if (head >= bytes) {
+        return img_zero_run(buf, bytes, bytes, zero);
+    }
+    img_zero_run(buf, head, head, zero);
+    int64_t n = img_zero_run(buf + head, bytes - head, o->unit, &more);
+    return more == *zero ? head + n : head;
+}
+
+static int co_write_run(struct rebase *o, int64_t offset, const uint8_t *buf,
+                        int64_t bytes)
+{
+    int ret = 0;
+
+    for (int64_t at = 0, n; at < bytes && ret == 0; at += n) {
+        bool zero = false;
+        n = next_zero_run(o, offset + at, buf + at, bytes - at, &zero);
+        if (zero) {
+            ret = co_backend_pwrite_zeroes(o->image, offset + at, n, 0);
+        } else {
+            struct iovec v;
+            struct iov iov = iov_buf(&v, (void *)(buf + at), n);
+            ret = co_backend_pwritev(o->image, offset + at, &iov, 0);
+        }
+    }
+    return ret < 0 ? rebase_error(o, "writing to the image", ret) : 0;
+}
+
 static int co_write_differences(struct rebase_task *t, const uint8_t *old,
                                 const uint8_t *new)
 {
-    for (int64_t at = 0, n; at < t->bytes; at += n) {
+    int ret = 0;
+
+    for (int64_t at = 0, n; at < t->bytes && ret == 0; at += n) {
         bool differs = false;
-        n = next_run(old, new, at, t->bytes, &differs);
+        n = next_run(t, old, new, at, &differs);
         if (differs) {
-            struct iovec v;
-            struct iov iov = iov_buf(&v, (void *)(old + at), n);
-            int ret = co_backend_pwritev(t->o->image, t->offset + at, &iov, 0);
-            if (ret < 0) {
-                return rebase_error(t->o, "writing to the image", ret);
-            }
+            ret = co_write_run(t->o, t->offset + at, old + at, n);
         }
     }
-    return 0;
+    return ret;
 }
 
 static int co_read_side(struct rebase_task *t, int side, void *buf)
@@ -197,6 +230,8 @@ static int co_keep_content(struct rebase *o)
     int64_t length = o->image->node->length;
 
     node_expect_bulk(o->image->node);
+    o->unit =
+        max_i64(o->image->node->limits.pwrite_zeroes_align, BLOCK_SECTOR_SIZE);
     o->pool.limit = TASKS;
     for (int64_t at = 0, n; at < length && !o->failed; at += n) {
         n = length - at;

@@ -8,216 +8,37 @@ whose tools do the step there.
 """
 import json
 import os
-import random
 import shlex
 import shutil
+import signal
 import subprocess
 
 from .daemon import SANITIZER, program
+from .random_generator import Generator
 
-KIB = 1 << 10
-MIB = 1 << 20
 ENV = dict(os.environ, LC_ALL="C.UTF-8")
 TOOLS = {"varve": {"img": "varve-img", "io": "varve-io"},
          "qemu": {"img": "qemu-img", "io": "qemu-io"}}
-OPTIONS = ["", "", "", "cluster_size=4k", "cluster_size=512",
-           "cluster_size=2M", "extended_l2=on", "extended_l2=on,cluster_size=16k",
-           "compat=0.10", "refcount_bits=1", "refcount_bits=64",
-           "lazy_refcounts=on", "compression_type=zstd",
-           "cluster_size=1k,refcount_bits=8", "data_file=top.data",
-           "data_file=top.data,data_file_raw=on"]
+IMAGES = ("top.qcow2", "mid.qcow2", "base.qcow2", "other.qcow2")
+# What copies or hides data as it likes: what the images then take may be less
+# than after the peer, never more.
+LESS = {
+    "resize": "Where all that lies in a cluster is zero, behind the old end "
+              "too, the cluster becomes one of zeroes; the peer writes data.",
+    "commit": "Only what the top has is copied; the peer copies all that lies "
+              "within 64 KiB of it, zeroes behind as data.",
+    "rebase": "What differs and is zero becomes zero cluster by cluster, and "
+              "nothing but what differs is written; the peer decides for a "
+              "whole run, and rounds it.",
+    "convert": "A run of zeroes that begins before the end of a new backing "
+               "file is not written behind that end; the peer writes it all.",
+}
 
 
-# ---- what is done ----------------------------------------------------------
-
-class Generator:
-    """Operations from a seed, which know as much of the image as they need to
-    make sense most of the time."""
-
-    def __init__(self, seed):
-        self.random = random.Random(seed)
-        self.size = self.random.choice([1 * MIB, 2 * MIB + 512 * 3,
-                                        3 * MIB + 64 * KIB])
-        self.options = self.random.choice(OPTIONS)
-        self.external = "data_file" in self.options
-        # The peer forgets zeroes of such an image, and cannot grow it, when it
-        # has a backing file.
-        self.old = "0.10" in self.options
-        self.large = "2M" in self.options
-        # No room for a second reference: the peer leaks when it finds out.
-        self.narrow = self.options == "refcount_bits=1"
-        self.backing = None
-        if not self.external and not self.old:
-            self.backing = self.random.choice(["base.qcow2", "base.qcow2",
-                                               None])
-        self.snapshots = []
-        self.pattern = 0
-
-    def start(self):
-        """Commands of qemu-img and qemu-io that make the images."""
-        r = self.random
-        made = []
-        for name in ("base.qcow2", "other.qcow2"):
-            size = r.choice([self.size, self.size, self.size // 2 // 512 * 512,
-                             self.size + 128 * KIB])
-            made.append(["img", "create", "-q", "-f", "qcow2", name, str(size)])
-            made.append(["io", "-f", "qcow2"] + [w for _ in range(4) for w in (
-                "-c", self.write(size)[0])] + [name])
-        behind = ["-b", self.backing, "-F", "qcow2"] if self.backing else []
-        options = ["-o", self.options] if self.options else []
-        made.append(["img", "create", "-q", "-f", "qcow2", *options, *behind,
-                     "top.qcow2", str(self.size)])
-        return made
-
-    def extent(self, size=None):
-        r = self.random
-        size = size or self.size
-        offset = r.randrange(size)
-        bytes_ = r.choice([1, 511, 512, 4 * KIB, 64 * KIB, 200 * KIB,
-                           r.randrange(1, 300 * KIB)])
-        align = r.choice([1, 1, 512, 4 * KIB, 64 * KIB])
-        offset = offset // align * align
-        bytes_ = (bytes_ + align - 1) // align * align
-        return offset, max(1, min(bytes_, size - offset))
-
-    def write(self, size=None):
-        self.pattern = self.pattern % 250 + 1
-        offset, bytes_ = self.extent(size)
-        return [f"write -P {self.pattern} {offset} {bytes_}"]
-
-    def write_zeroes(self):
-        offset, bytes_ = self.extent()
-        return [f"write -z{self.random.choice(['', 'u', 'f'])} "
-                f"{offset} {bytes_}"]
-
-    def discard(self):
-        offset, bytes_ = self.extent()
-        return [f"discard {offset} {bytes_}"]
-
-    def read(self):
-        offset, bytes_ = self.extent()
-        return [f"read -vC {offset} {min(bytes_, 64)}"]
-
-    def reopen(self):
-        return [self.random.choice(["reopen -r", "reopen -c none", "flush"]),
-                "reopen -w"]
-
-    def requests(self):
-        r = self.random
-        kinds = [self.write] * 6 + [self.write_zeroes] * 3 + \
-            [self.discard] * 3 + [self.read, self.reopen]
-        lines = [line for _ in range(r.randrange(1, 6))
-                 for line in r.choice(kinds)()]
-        return [["io", "-f", "qcow2", *[w for line in lines
-                                        for w in ("-c", line)], "top.qcow2"]]
-
-    def resize(self):
-        """A smaller disk ends with a cluster: a larger one that the peer makes
-        of it later shows what was behind the end in the same cluster."""
-        r = self.random
-        old = self.size
-        size = r.choice([old + r.randrange(-512, 512) * 512, old - 256 * KIB,
-                         old + 256 * KIB, r.randrange(1, 8 * KIB) * 512])
-        unit = 2 * MIB if self.large else 64 * KIB
-        if size < old:
-            size = size // unit * unit
-        if size <= 0:
-            return self.requests()
-        self.size = size
-        shrink = ["--shrink"] if size < old else []
-        return [["img", "resize", "-q", "-f", "qcow2", *shrink, "top.qcow2",
-                 str(self.size)]]
-
-    def snapshot(self):
-        r = self.random
-        if self.narrow:
-            return self.requests()
-        kinds = ["-c", "-c", "-a", "-a", "-d"]
-        kind = r.choice(kinds)
-        if kind == "-c" or not self.snapshots:
-            name = f"s{r.randrange(100)}"
-            self.snapshots.append((name, self.size))
-            return [["img", "snapshot", "-c", name, "top.qcow2"]]
-        i = r.randrange(len(self.snapshots))
-        name, size = self.snapshots[i]
-        if kind == "-a":
-            self.size = size
-        else:
-            del self.snapshots[i]
-        return [["img", "snapshot", kind, name, "top.qcow2"]]
-
-    def commit(self):
-        keep = self.random.choice([[], ["-d"]])
-        return [["img", "commit", "-q", "-f", "qcow2", *keep, "top.qcow2"]]
-
-    def rebase(self):
-        r = self.random
-        if self.old:
-            return self.requests()
-        unsafe = r.choice([[], [], [], ["-u"]])
-        self.backing = r.choice(["base.qcow2", "other.qcow2", ""])
-        form = ["-F", "qcow2"] if self.backing else []
-        return [["img", "rebase", "-q", *unsafe, "-f", "qcow2", "-b",
-                 self.backing, *form, "top.qcow2"]]
-
-    def convert(self):
-        r = self.random
-        if self.external:
-            return self.requests()
-        self.snapshots = []
-        options = r.choice(OPTIONS[:-2])
-        words = ["img", "convert", "-q", "-f", "qcow2", "-O", "qcow2"]
-        words += r.choice([[], [], ["-c"], ["-S", "0"], ["-S", "64k"],
-                           ["-m", "1"], ["-W"]])
-        words += ["-o", options] if options else []
-        self.old = "0.10" in options
-        self.large = "2M" in options
-        self.narrow = options == "refcount_bits=1"
-        if self.backing and not self.old and r.randrange(2):
-            words += ["-B", self.backing, "-F", "qcow2"]
-        else:
-            self.backing = ""
-        return [[*words, "top.qcow2", "new.qcow2"],
-                ["mv", "new.qcow2", "top.qcow2"]]
-
-    def amend(self):
-        option = self.random.choice([
-            "lazy_refcounts=on", "lazy_refcounts=off", "compat=0.10",
-            "compat=1.1", "refcount_bits=16", "refcount_bits=8",
-            "refcount_bits=64", "refcount_bits=1"])
-        if option == "compat=0.10" and (self.backing or self.snapshots):
-            return self.requests()
-        if option.startswith("refcount_bits"):
-            narrow = option == "refcount_bits=1"
-            # With the largest clusters the peer never ends.
-            if self.snapshots or (narrow and self.large):
-                return self.requests()
-            self.narrow = narrow
-        if option.startswith("compat"):
-            self.old = option == "compat=0.10"
-        return [["img", "amend", "-q", "-f", "qcow2", "-o", option,
-                 "top.qcow2"]]
-
-    def bitmap(self):
-        r = self.random
-        name = r.choice("ab")
-        return [["img", "bitmap", *r.choice([
-            ["--add"], ["--add", "-g", "4k"], ["--remove"], ["--clear"],
-            ["--disable"], ["--enable"]]), "top.qcow2", name]]
-
-    def operation(self):
-        kinds = [self.requests] * 10 + [self.resize] * 2 + [self.rebase] * 2 + \
-            [self.commit, self.convert, self.amend, self.bitmap] + \
-            [self.snapshot] * 3
-        return self.random.choice(kinds)()
-
-
-def places_are_free(words):
-    """True for what copies or hides data as it likes: each side may allocate
-    more or less than the other, and then one goes on with a copy of the other.
-    """
-    return words[0] == "img" and words[1] in ("commit", "convert", "rebase",
-                                              "resize")
+def copies(words):
+    """What each side does on a copy of the same files: they may have places
+    apart afterwards, and then both go on with a copy of one."""
+    return words[0] == "img" and words[1] in LESS
 
 
 # ---- doing it --------------------------------------------------------------
@@ -241,13 +62,15 @@ def _start(tools, directory, words):
                             text=True, env=ENV)
 
 
-def _finish(process, words):
+def _finish(process, words, killed=False):
     try:
         out, err = process.communicate(timeout=120)
     except subprocess.TimeoutExpired as e:
         process.kill()
         raise Difference(f"{shlex.join(words)} does not end") from e
-    if SANITIZER.search(err) or process.returncode < 0:
+    if SANITIZER.search(err) or \
+            (process.returncode < 0 and
+             not (killed and process.returncode == -signal.SIGKILL)):
         raise Difference(f"{shlex.join(words)} dies: {process.returncode} "
                          f"{out}{err}")
     return process.returncode, out, err
@@ -290,24 +113,72 @@ def merged_map(text):
     return merged
 
 
+def own_costs(text):
+    """[(start, end, cost)] of what an image has itself, of which nothing costs
+    0, zeroes 1 and data 2."""
+    runs = []
+    for part in json.loads(text):
+        cost = 0
+        if part["depth"] == 0 and part["present"]:
+            cost = 2 if part["data"] else 1
+        end = part["start"] + part["length"]
+        if runs and runs[-1][2] == cost:
+            runs[-1] = (runs[-1][0], end, cost)
+        else:
+            runs.append((part["start"], end, cost))
+    return runs
+
+
+def dearer(ours, theirs):
+    """The first place where ours cost more."""
+    for start, end, cost in ours:
+        for a, b, other in theirs:
+            if a < end and b > start and cost > other:
+                return (max(a, start), min(b, end)), cost, other
+    return None
+
+
+def copy_tree(source, target):
+    """With all the holes that there can be, so that copies are equal."""
+    shutil.rmtree(target, ignore_errors=True)
+    subprocess.run(["cp", "-r", "--sparse=always", source, target], check=True)
+
+
+def extent(line):
+    """(first, end) of a request of io."""
+    offset, bytes_ = map(int, line.split()[-2:])
+    return offset, offset + bytes_
+
+
+def io_words(lines, *more):
+    return ["io", *more, *[w for line in lines for w in ("-c", line)]]
+
+
 class Play:
     """Two sides: players of a step to directories."""
 
     def __init__(self, directory, start, players):
         self.players = players
         self.dirs = [os.path.join(directory, str(i)) for i in range(2)]
+        self.scratch = os.path.join(directory, "scratch")
         self.steps = 0
         shutil.rmtree(directory, ignore_errors=True)
         os.makedirs(self.dirs[0])
         for words in start:
             done = _finish(_start("qemu", self.dirs[0], words), words)
             assert done[0] == 0, (words, done)
-        shutil.copytree(self.dirs[0], self.dirs[1])
+        self.make_equal(self.dirs[0])
 
     def step(self, commands):
+        first = commands[0]
         tools = [p(self.steps) for p in self.players]
         self.steps += 1
-        free = any(places_are_free(words) for words in commands)
+        if first[0] in ("fault", "kill"):
+            getattr(self, first[0])(*first[1:])
+            return
+        apart = copies(first)
+        if apart:
+            self.make_equal(self.dirs[0])
         for words in commands:
             results = _together(*[(t, d, words)
                                   for t, d in zip(tools, self.dirs)])
@@ -317,54 +188,137 @@ class Play:
                                  f"{results[0]}, {tools[1]}: {results[1]}")
             if said[0][0]:
                 break
-        self.compare(free)
-        if free:
-            a, b = self.dirs if self.steps % 2 else reversed(self.dirs)
-            shutil.rmtree(b)
-            shutil.copytree(a, b)
+        self.compare_data(IMAGES[:3] if first[1] == "commit" else IMAGES[:1])
+        if apart:
+            self.compare_costs()
+            self.make_equal(self.dirs[self.steps % 2])
+        else:
+            self.compare_maps()
+            self.compare_bitmaps()
 
-    def compare(self, free):
-        other = os.path.join(self.dirs[1], "top.qcow2")
-        words = ["img", "map", "-f", "qcow2", "--output=json", "top.qcow2"]
+    def make_equal(self, source):
+        copy_tree(source, self.scratch)
+        for d in self.dirs:
+            copy_tree(self.scratch, d)
+
+    # ---- what is compared ----
+
+    def compare_data(self, images):
+        """And both are free of errors, each as the other one sees it."""
+        compare = ["img", "compare", "-f", "qcow2", "-F", "qcow2"]
         check = ["img", "check", "-q", "top.qcow2"]
-        data, ours, theirs, first, second = _together(
-            ("qemu", self.dirs[0], ["img", "compare", "-f", "qcow2", "-F",
-                                    "qcow2", "top.qcow2", other]),
-            ("varve", self.dirs[0], words), ("qemu", self.dirs[1], words),
-            ("qemu", self.dirs[0], check), ("varve", self.dirs[1], check))
-        if data[0]:
-            raise Difference(f"the guest's data differ: {data}")
+        first, second, *same = _together(
+            ("qemu", self.dirs[0], check), ("varve", self.dirs[1], check),
+            *[("qemu", self.dirs[0],
+               [*compare, i, os.path.join(self.dirs[1], i)]) for i in images])
+        for image, result in zip(images, same):
+            if result[0]:
+                raise Difference(f"the data of {image} differ: {result}")
         self.judge(first, self.dirs[0])
         self.judge(second, self.dirs[1])
-        if free:
-            return
-        for a, b in zip(merged_map(ours[1]), merged_map(theirs[1])):
+
+    def maps(self, image):
+        words = ["img", "map", "-f", "qcow2", "--output=json", image]
+        return [result[1] for result in _together(
+            ("varve", self.dirs[0], words), ("qemu", self.dirs[1], words))]
+
+    def compare_maps(self):
+        for a, b in zip(*map(merged_map, self.maps("top.qcow2"))):
             if a != b:
                 raise Difference(f"the maps differ: {a}, {b}")
 
+    def compare_costs(self):
+        for image in IMAGES[:3]:
+            found = dearer(*map(own_costs, self.maps(image)))
+            if found:
+                raise Difference(f"{image} takes more: {found}")
+
+    def compare_bitmaps(self):
+        words = ["img", "info", "--bitmaps", "--output=json", "top.qcow2"]
+        said = [json.loads(result[1]).get("bitmaps") for result in _together(
+            *[("varve", d, words) for d in self.dirs])]
+        if said[0] != said[1]:
+            raise Difference(f"the bitmaps differ: {said}")
+
     @staticmethod
-    def judge(result, directory):
-        if result[0]:
+    def judge(result, directory, leaks_allowed=False):
+        if result[0] and not (leaks_allowed and result[0] == 3):
             raise Difference(f"{directory}/top.qcow2 is not clean: {result}")
 
     def end(self):
         """All that a step has not looked at."""
         calls = [(t, d, ["img", "check", "-q", i])
-                 for t in TOOLS for d in self.dirs
-                 for i in ("base.qcow2", "other.qcow2", "top.qcow2")]
+                 for t in TOOLS for d in self.dirs for i in IMAGES]
         for call, result in zip(calls, _together(*calls)):
             self.judge(result, f"{call[0]}: {call[1]}: {call[2][-1]}")
 
+    # ---- when things go wrong ----
+
+    def fault(self, event, errno, line):
+        """One request during which one step fails: nothing else changes."""
+        copy_tree(self.dirs[0], self.scratch)
+        words = io_words(
+            [line], "--image-opts")
+        words.append("driver=qcow2,file.driver=blkdebug,"
+                     "file.image.driver=file,file.image.filename=top.qcow2,"
+                     f"file.inject-error.0.event={event},"
+                     f"file.inject-error.0.errno={errno},"
+                     "file.inject-error.0.once=on")
+        self.spoil(words)
+        self.check_scratch(self.contents(self.dirs[0]), [line])
+
+    def kill(self, flushed, *lines):
+        """The process is killed after the requests, of which the first ones
+        were flushed."""
+        n = int(flushed)
+        copy_tree(self.dirs[0], self.scratch)
+        self.spoil(io_words([*lines[:n], "flush"], "-f", "qcow2") +
+                   ["top.qcow2"])
+        expected = self.contents(self.scratch)
+        copy_tree(self.dirs[0], self.scratch)
+        self.spoil(io_words([*lines[:n], "flush", *lines[n:], "sigraise 9"],
+                            "-f", "qcow2") + ["top.qcow2"])
+        # Opening it makes lazy refcounts good.
+        self.spoil(io_words(["flush"], "-f", "qcow2") + ["top.qcow2"])
+        self.check_scratch(expected, lines[n:])
+
+    def spoil(self, words):
+        _finish(_start("varve", self.scratch, words), words, killed=True)
+
+    def contents(self, directory):
+        words = ["img", "convert", "-f", "qcow2", "-O", "raw", "top.qcow2",
+                 "seen.raw"]
+        status, _, err = _finish(_start("qemu", directory, words), words)
+        if status:
+            raise Difference(f"{directory}/top.qcow2 cannot be read: {err}")
+        path = os.path.join(directory, "seen.raw")
+        with open(path, "rb") as f:
+            data = f.read()
+        os.remove(path)
+        return data
+
+    def check_scratch(self, expected, lines):
+        check = ["img", "check", "top.qcow2"]
+        for result in _together(*[(t, self.scratch, check) for t in TOOLS]):
+            self.judge(result, self.scratch, leaks_allowed=True)
+        seen = bytearray(self.contents(self.scratch))
+        for first, end in map(extent, lines):
+            seen[first:end] = expected[first:end]
+        if seen != expected:
+            at = next(i for i, (a, b) in enumerate(zip(seen, expected))
+                      if a != b)
+            raise Difference(f"byte {at} was {expected[at]}, is {seen[at]}")
+
 
 def difference(directory, start, operations, players):
-    """What the operations bring to light, or None."""
+    """(what the operations bring to light, after how many), or None."""
     play = Play(directory, start, players)
     try:
         for commands in operations:
             play.step(commands)
         play.end()
     except Difference as e:
-        return str(e)
+        return str(e), play.steps
     return None
 
 
@@ -389,16 +343,22 @@ def shrink(items, fails):
 
 
 def split_requests(operations):
-    """Each request of a command of io in an operation of its own."""
+    """Each request of a command of io in an operation of its own; a compressed
+    write needs the one before it."""
     split = []
     for op in operations:
         words = op[0]
-        if words[0] != "io":
+        if words[0] != "io":  # what is broken stays as it is
             split.append(op)
             continue
-        lines = [words[i + 1] for i in range(len(words)) if words[i] == "-c"]
-        split += [[["io", "-f", "qcow2", "-c", line, words[-1]]]
-                  for line in lines]
+        first = words.index("-c")
+        pieces = []
+        for line in words[first + 1:-1:2]:
+            if line.startswith("write -c") and pieces:
+                pieces[-1] += ["-c", line]
+            else:
+                pieces.append(["-c", line])
+        split += [[[*words[:first], *piece, words[-1]]] for piece in pieces]
     return split
 
 
@@ -413,7 +373,7 @@ def script(start, operations, why, players):
             lines.append(" | ".join(dict.fromkeys(
                 shlex.join([TOOLS[t].get(words[0], words[0]), *words[1:]])
                 for t in sides)))
-        if any(places_are_free(words) for words in op):
+        if copies(op[0]):
             lines.append("# from here on, one directory is a copy of the " +
                          ("second" if i % 2 else "first"))
     return "\n".join(lines + [f"# {why}"])
@@ -425,15 +385,16 @@ def run(directory, seed, steps, players):
     start = generator.start()
     operations = [generator.operation() for _ in range(steps)]
 
-    why = None
+    found = difference(directory, start, operations, players)
+    if not found:
+        return None
+    operations = operations[:found[1]]
 
     def fails(some):
-        nonlocal why
-        found = difference(directory, start, some, players)
-        why = found or why
-        return found
-    if not fails(operations):
-        return None
+        nonlocal found
+        again = difference(directory, start, some, players)
+        found = again or found
+        return again
     split = split_requests(operations)
     operations = shrink(split if fails(split) else operations, fails)
-    return f"seed {seed}:\n" + script(start, operations, why, players)
+    return f"seed {seed}:\n" + script(start, operations, found[0], players)
