@@ -133,6 +133,29 @@ static void co_long_copies_allocate_what_they_write(void *opaque)
     co_node_unref(n);
 }
 
+static void co_copy_long(const char *options)
+{
+    g_autofree char *path = new_file(on_disk, 0, 0);
+    g_autofree char *data = g_malloc0(MIB / 4);
+    struct node *n = co_node("driver=file,filename=%s%s", path, options);
+
+    node_expect_bulk(n);
+    for (int64_t i = 0; i < 79; i++) {
+        assert_int_equal(
+            co_node_pwrite(n, (64 - i % 64) * MIB / 4, data, MIB / 4, 0), 0);
+    }
+    co_node_unref(n);
+}
+
+static void co_long_copies_go_to_the_disk_meanwhile(void *opaque)
+{
+    co_copy_long("");
+    assert_int_equal(sys.write_backs, 2);
+    assert_int_equal(sys.written_back, 8 * MIB);
+    co_copy_long(",cache.no-flush=on");
+    assert_int_equal(sys.write_backs, 2);
+}
+
 static void co_engine_names(void *opaque)
 {
     static const char *const expected[] = {
@@ -622,6 +645,7 @@ static void workers_stand_in_for_io_uring(void **state)
 
 FILE_TEST(every_engine_keeps_the_data)
 FILE_TEST(long_copies_allocate_what_they_write)
+FILE_TEST(long_copies_go_to_the_disk_meanwhile)
 FILE_TEST(engine_names)
 FILE_TEST(reads_learn_about_the_cache)
 FILE_TEST(a_file_system_that_cannot_tell_is_asked_once)
@@ -646,6 +670,7 @@ int main(void)
         cmocka_unit_test(no_space_is_told_by_every_engine),
         cmocka_unit_test(every_engine_keeps_the_data),
         cmocka_unit_test(long_copies_allocate_what_they_write),
+        cmocka_unit_test(long_copies_go_to_the_disk_meanwhile),
         cmocka_unit_test(engine_names),
         cmocka_unit_test(reads_learn_about_the_cache),
         cmocka_unit_test(a_file_system_that_cannot_tell_is_asked_once),

@@ -35,6 +35,9 @@ struct file_state {
     int64_t slow_for_ns;    /* how long that is */
     struct worker_lane bulk_writes;
     bool allocate_first; /* bulk writes gain by it */
+    struct {
+        int64_t from, to, bytes; /* since some were sent to the disk */
+    } bulk;
     unsigned inline_ops; /* done at once since the loop was last let go on */
     int64_t inline_bytes;
 

@@ -15,7 +15,8 @@
  * thread reads: the kernel lets one writer at a time into a file anyway, so
  * more would wait for one another. ext4 writes into blocks that it has been
  * told to allocate a quarter faster than into a hole, for which it reserves
- * them one by one.
+ * them one by one. If a flush is to come, the disk begins with what was written
+ * while more is, as nothing of it will be written again.
  *
  * Who does everything at once never suspends, and could keep the loop for ever:
  * a copying job would. So every so often a request that was done at once lets
@@ -40,6 +41,8 @@ enum {
     BULK_MIN = 32 * 1024,
     /* Longer ones are worth the call that allocates. */
     ALLOCATE_MIN = 128 * 1024,
+    /* Bulk writes are on their way to the disk in such portions. */
+    WRITEBACK_BYTES = 8 * 1024 * 1024,
     MISSES_BEFORE_SKIPPING = 8,
     MAX_SKIP = 64,
     /* Done at once before the loop is let go on. */
@@ -212,6 +215,8 @@ struct bulk_write {
     int64_t offset;
     const struct iov *iov;
     bool allocate;
+    int64_t write_back; /* bytes from write_back_from on; or 0 */
+    int64_t write_back_from;
 };
 
 static int bulk_write(void *opaque)
@@ -222,14 +227,41 @@ static int bulk_write(void *opaque)
                                  (off_t)w->iov->bytes) < 0) {
         w->allocate = false;
     }
-    return file_io_write_inline(w->fd, w->offset, w->iov, false);
+    int ret = file_io_write_inline(w->fd, w->offset, w->iov, false);
+    if (w->write_back) {
+        /* A flush will tell if it fails. */
+        (void)sync_file_range(w->fd, w->write_back_from, w->write_back,
+                              SYNC_FILE_RANGE_WRITE);
+    }
+    return ret;
 }
 
-static int co_write_bulk(struct file_state *s, int64_t offset,
+/* What a flush will wait for the disk may begin with now. */
+static void plan_write_back(struct file_state *s, struct bulk_write *w)
+{
+    int64_t end = w->offset + (int64_t)w->iov->bytes;
+
+    s->bulk.from = s->bulk.bytes ? min_i64(s->bulk.from, w->offset) : w->offset;
+    s->bulk.to = s->bulk.bytes ? max_i64(s->bulk.to, end) : end;
+    s->bulk.bytes += (int64_t)w->iov->bytes;
+    if (s->bulk.bytes >= WRITEBACK_BYTES) {
+        w->write_back_from = s->bulk.from;
+        w->write_back = s->bulk.to - s->bulk.from;
+        s->bulk.bytes = 0;
+    }
+}
+
+static int co_write_bulk(struct node *node, int64_t offset,
                          const struct iov *iov)
 {
+    struct file_state *s = node->state;
     bool allocate = s->allocate_first && iov->bytes >= ALLOCATE_MIN;
-    struct bulk_write w = {s->fd, offset, iov, allocate};
+    struct bulk_write w = {
+        .fd = s->fd, .offset = offset, .iov = iov, .allocate = allocate};
+
+    if (!node->no_flush) {
+        plan_write_back(s, &w);
+    }
     int ret = co_worker_in(&s->bulk_writes, bulk_write, &w);
 
     if (allocate && !w.allocate) {
@@ -248,7 +280,7 @@ int co_file_pwritev(struct node *node, int64_t offset, int64_t bytes,
     }
     bool ours = s->engine == FILE_ENGINE_AUTO && !s->direct;
     if (node->bulk && ours && bytes >= BULK_MIN) {
-        return co_write_bulk(s, offset, iov);
+        return co_write_bulk(node, offset, iov);
     }
     if (may_do_at_once(s, bytes)) {
         int ret = write_at_once(node, offset, iov);

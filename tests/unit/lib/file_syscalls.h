@@ -46,7 +46,8 @@ static struct {
     bool write_sleeps; /* and does not use the CPU meanwhile */
     long slept;        /* how often that was */
     int dsync_errno;   /* of writes with RWF_DSYNC */
-    unsigned syncs;
+    unsigned syncs, write_backs;
+    int64_t written_back; /* bytes, by the last of these */
     int sync_errno;
     unsigned punches, zero_ranges, allocations;
     int punch_errno, zero_range_errno, allocate_errno;
@@ -119,6 +120,13 @@ int fdatasync(int fd)
 {
     sys.syncs++;
     return refused(sys.sync_errno) ? -1 : (int)syscall(SYS_fdatasync, fd);
+}
+
+int sync_file_range(int fd, off_t offset, off_t bytes, unsigned flags)
+{
+    sys.write_backs++;
+    sys.written_back = bytes;
+    return (int)syscall(SYS_sync_file_range, fd, offset, bytes, flags);
 }
 
 int fallocate(int fd, int mode, off_t offset, off_t bytes)
