@@ -136,6 +136,14 @@ bool tool_parse_size(const char *what, const char *text, int64_t *bytes)
     return true;
 }
 
+void tool_print_json(struct json_object *tree)
+{
+    printf("%s\n", json_object_to_json_string_ext(
+                       tree, JSON_C_TO_STRING_PRETTY | JSON_C_TO_STRING_SPACED |
+                                 JSON_C_TO_STRING_NOSLASHESCAPE));
+    json_object_put(tree);
+}
+
 char *tool_size_text(int64_t bytes)
 {
     static const char *const units[] = {"B",   "KiB", "MiB", "GiB",
@@ -190,10 +198,12 @@ void progress_update(struct progress *p, int64_t done, int64_t total)
     }
 }
 
-void progress_end(struct progress *p)
+void progress_end(struct progress *p, bool ok)
 {
-    if (p->enabled) {
+    if (p->enabled && ok) {
         progress_update(p, 1, 1);
+    }
+    if (p->enabled) {
         printf("\n");
     }
 }

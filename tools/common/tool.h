@@ -7,6 +7,7 @@
 #include <glib.h>
 #include <stdbool.h>
 #include <stdint.h>
+#include <json-c/json.h>
 
 /* Remembers the program's name: basename of argv[0]. First thing in main(). */
 void tool_init(const char *argv0);
@@ -28,6 +29,9 @@ int tool_run(int (*co_body)(void *opaque), void *opaque);
  * of, and returns false. */
 bool tool_parse_size(const char *what, const char *text, int64_t *bytes);
 
+/* Prints tree, laid out for people as well, and frees it. */
+void tool_print_json(struct json_object *tree);
+
 /* "1.5 MiB", with three significant digits as qemu-img prints sizes. */
 char *tool_size_text(int64_t bytes);
 
@@ -39,6 +43,7 @@ struct progress {
 };
 void progress_start(struct progress *p, bool enabled);
 void progress_update(struct progress *p, int64_t done, int64_t total);
-void progress_end(struct progress *p);
+/* Ends the line; all of it is done only if ok. */
+void progress_end(struct progress *p, bool ok);
 
 #endif

@@ -28,8 +28,9 @@ static bool co_follow(struct amend_request *request, int64_t done, int64_t more)
     return true;
 }
 
-static int co_amend_node(const struct amend *o, struct node *node)
+static int co_amend(void *opaque, struct node *node)
 {
+    const struct amend *o = opaque;
     g_autoptr(GError) error = NULL;
 
     if (!node->driver->co_amend) {
@@ -43,21 +44,8 @@ static int co_amend_node(const struct amend *o, struct node *node)
 
     progress_start(&f.progress, o->progress && !o->quiet);
     bool ok = node->driver->co_amend(node, &request, &error);
-    progress_end(&f.progress);
+    progress_end(&f.progress, ok);
     return ok ? 0 : tool_fail(&error);
-}
-
-static int co_amend(void *opaque)
-{
-    struct amend *o = opaque;
-    struct backend *b = co_img_open(&o->how);
-
-    if (!b) {
-        return 1;
-    }
-    int status = co_amend_node(o, b->node);
-    co_backend_unref(b);
-    return status;
 }
 
 static int print_options(void)
@@ -125,7 +113,7 @@ static int amend_run(int argc, char **argv)
     if (!img_one_filename(argc, argv, first, &o.how)) {
         return 1;
     }
-    return tool_run(co_amend, &o);
+    return img_run(&o.how, co_amend, &o);
 }
 
 const struct subcommand cmd_amend = {

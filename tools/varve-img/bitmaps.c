@@ -86,15 +86,11 @@ static void print_table(struct node *node)
 
 void img_list_bitmaps(struct node *node, bool json)
 {
-    if (!json) {
+    if (json) {
+        tool_print_json(img_bitmaps_json(node));
+    } else {
         print_table(node);
-        return;
     }
-    struct json_object *list = img_bitmaps_json(node);
-    printf("%s\n", json_object_to_json_string_ext(
-                       list, JSON_C_TO_STRING_PRETTY | JSON_C_TO_STRING_SPACED |
-                                 JSON_C_TO_STRING_NOSLASHESCAPE));
-    json_object_put(list);
 }
 
 /* ---- copying ------------------------------------------------------------- */

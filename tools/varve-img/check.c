@@ -4,7 +4,6 @@
 #include "tools/varve-img/img.h"
 
 #include <inttypes.h>
-#include <json-c/json.h>
 #include <stdio.h>
 #include <string.h>
 #include "block/driver.h"
@@ -95,12 +94,7 @@ static void print_json(const struct check *o, const struct node *node,
         .has_compressed_clusters = c->compressed,
         .compressed_clusters = c->compressed,
     };
-    struct json_object *tree = qapi_encode(&qapi_type_image_check, &answer);
-
-    printf("%s\n", json_object_to_json_string_ext(
-                       tree, JSON_C_TO_STRING_PRETTY | JSON_C_TO_STRING_SPACED |
-                                 JSON_C_TO_STRING_NOSLASHESCAPE));
-    json_object_put(tree);
+    tool_print_json(qapi_encode(&qapi_type_image_check, &answer));
 }
 
 /* Repairs, and if that found something to do, checks again without: then *c
@@ -132,8 +126,9 @@ static bool co_check_and_repair(const struct check *o, struct node *node,
     return true;
 }
 
-static int co_check_node(const struct check *o, struct node *node)
+static int co_check(void *opaque, struct node *node)
 {
+    const struct check *o = opaque;
     struct check_report c = {
         .found = print_found,
         .fix_leaks = o->repair,
@@ -157,19 +152,6 @@ static int co_check_node(const struct check *o, struct node *node)
            : c.errors     ? CHECK_ERRORS
            : c.leaks      ? CHECK_LEAKS
                           : 0;
-}
-
-static int co_check(void *opaque)
-{
-    struct check *o = opaque;
-    struct backend *b = co_img_open(&o->how);
-
-    if (!b) {
-        return 1;
-    }
-    int status = co_check_node(o, b->node);
-    co_backend_unref(b);
-    return status;
 }
 
 static int check_run(int argc, char **argv)
@@ -197,7 +179,7 @@ static int check_run(int argc, char **argv)
                                 o.repair);
     }
     o.how.writable = o.how.resize = o.repair;
-    return tool_run(co_check, &o);
+    return img_run(&o.how, co_check, &o);
 }
 
 const struct subcommand cmd_check = {

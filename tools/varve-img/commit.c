@@ -113,11 +113,7 @@ static int co_commit(void *opaque)
     if (error) {
         tool_fail(&error);
     }
-    if (ok) {
-        progress_end(&o->progress);
-    } else if (o->progress.enabled) {
-        printf("\n");
-    }
+    progress_end(&o->progress, ok);
     if (ok && !o->quiet) {
         printf("Image committed.\n");
     }

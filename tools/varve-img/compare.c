@@ -207,8 +207,8 @@ static int co_compare(void *opaque)
     }
     if (c->image[1]) {
         co_compare_images(c);
-        progress_end(&c->progress);
     }
+    progress_end(&c->progress, c->status == 0);
     for (int i = 0; i < 2; i++) {
         if (c->image[i]) {
             co_backend_unref(c->image[i]);

@@ -214,10 +214,8 @@ static bool co_run(struct convert *c)
     int ret = co_backend_flush(c->dst);
     if (ret < 0) {
         tool_error("error while flushing: %s", g_strerror(-ret));
-        return false;
     }
-    progress_end(&c->progress);
-    return true;
+    return ret == 0;
 }
 
 static int co_convert(void *opaque)
@@ -225,6 +223,7 @@ static int co_convert(void *opaque)
     struct convert *c = opaque;
     bool ok = co_run(c);
 
+    progress_end(&c->progress, ok);
     if (c->dst) {
         co_backend_unref(c->dst);
     }

@@ -38,6 +38,10 @@ bool img_options(int argc, char **argv, const struct tool_option *rows,
                  struct image_open *how, int *status);
 /* False, and an error printed, if there is no such cache mode. */
 bool img_check_cache(const struct image_open *how);
+/* Opens the image, lets co_act() do its work on it, and closes it. Returns the
+ * exit status: 1 if it cannot be opened, else that of co_act(). */
+int img_run(const struct image_open *how,
+            int (*co_act)(void *opaque, struct node *node), void *opaque);
 /* Opens the image and a backend on it; prints the error and returns NULL.
  * Suspends. */
 struct backend *co_img_open(const struct image_open *how);

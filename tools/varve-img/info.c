@@ -98,12 +98,8 @@ static void print_info(const struct info *o, const GArray *layers)
         }
     }
     if (o->json) {
-        struct json_object *top =
-            o->chain ? list : json_object_array_get_idx(list, 0);
-        printf("%s\n",
-               json_object_to_json_string_ext(
-                   top, JSON_C_TO_STRING_PRETTY | JSON_C_TO_STRING_SPACED |
-                            JSON_C_TO_STRING_NOSLASHESCAPE));
+        tool_print_json(json_object_get(
+            o->chain ? list : json_object_array_get_idx(list, 0)));
     }
     json_object_put(list);
 }

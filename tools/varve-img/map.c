@@ -200,20 +200,14 @@ static bool take_output(const char *argument, void *opaque, int *status)
     return false;
 }
 
-static int co_map(void *opaque)
+static int co_map(void *opaque, struct node *node)
 {
-    struct map *o = opaque;
-    struct backend *b = co_img_open(&o->how);
+    const struct map *o = opaque;
 
-    if (!b) {
-        return 1;
-    }
-    node_expect_bulk(b->node);
-    int status = o->output == MAP_HUMAN || o->output == MAP_JSON
-                     ? co_print_map(o, b->node)
-                     : co_draw_map(o, b->node);
-    co_backend_unref(b);
-    return status;
+    node_expect_bulk(node);
+    return o->output == MAP_HUMAN || o->output == MAP_JSON
+               ? co_print_map(o, node)
+               : co_draw_map(o, node);
 }
 
 static int map_run(int argc, char **argv)
@@ -234,7 +228,7 @@ static int map_run(int argc, char **argv)
     if (!img_options(argc, argv, rows, &o.how, &status)) {
         return status;
     }
-    return tool_run(co_map, &o);
+    return img_run(&o.how, co_map, &o);
 }
 
 const struct subcommand cmd_map = {

@@ -5,7 +5,6 @@
 #include "tools/varve-img/img.h"
 
 #include <inttypes.h>
-#include <json-c/json.h>
 #include <stdio.h>
 #include <string.h>
 #include "qapi/codec.h"
@@ -26,13 +25,7 @@ static void print_json(const struct image_measure *m)
         .has_bitmaps = m->bitmaps >= 0,
         .bitmaps = m->bitmaps,
     };
-    struct json_object *tree =
-        qapi_encode(&qapi_type_block_measure_info, &answer);
-
-    printf("%s\n", json_object_to_json_string_ext(
-                       tree, JSON_C_TO_STRING_PRETTY | JSON_C_TO_STRING_SPACED |
-                                 JSON_C_TO_STRING_NOSLASHESCAPE));
-    json_object_put(tree);
+    tool_print_json(qapi_encode(&qapi_type_block_measure_info, &answer));
 }
 
 static void print_human(const struct image_measure *m)

@@ -83,6 +83,33 @@ struct backend *co_img_open(const struct image_open *how)
     return b;
 }
 
+struct img_run {
+    const struct image_open *how;
+    int (*co_act)(void *opaque, struct node *node);
+    void *opaque;
+};
+
+static int co_run(void *opaque)
+{
+    const struct img_run *r = opaque;
+    struct backend *b = co_img_open(r->how);
+
+    if (!b) {
+        return 1;
+    }
+    int status = r->co_act(r->opaque, b->node);
+    co_backend_unref(b);
+    return status;
+}
+
+int img_run(const struct image_open *how,
+            int (*co_act)(void *opaque, struct node *node), void *opaque)
+{
+    struct img_run r = {how, co_act, opaque};
+
+    return tool_run(co_run, &r);
+}
+
 int co_img_status(struct img_known *known, struct node *node, struct node *base,
                   int64_t offset, int64_t *bytes, unsigned *flags)
 {

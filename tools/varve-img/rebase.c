@@ -306,25 +306,26 @@ static int co_rebase_image(struct rebase *o)
     }
     int ret = co_backend_flush(o->image);
     if (ret < 0) {
-        return rebase_error(o, "flushing the image", ret), 1;
+        rebase_error(o, "flushing the image", ret);
     }
-    progress_end(&o->progress);
-    return 0;
+    return ret < 0;
 }
 
 static int co_rebase(void *opaque)
 {
     struct rebase *o = opaque;
 
+    int status = 1;
+
     o->image = co_img_open(&o->how);
-    if (!o->image) {
-        return 1;
+    if (o->image) {
+        status = co_rebase_image(o);
+        co_backend_unref(o->image);
     }
-    int status = co_rebase_image(o);
     if (o->base) {
         co_backend_unref(o->base);
     }
-    co_backend_unref(o->image);
+    progress_end(&o->progress, status == 0);
     return status;
 }
 

@@ -56,8 +56,9 @@ static int64_t new_size(const struct resize *o, int64_t now)
     return o->sign < 0 ? now - o->bytes : size;
 }
 
-static int co_resize_node(const struct resize *o, struct node *node)
+static int co_resize(void *opaque, struct node *node)
 {
+    const struct resize *o = opaque;
     g_autoptr(GError) error = NULL;
     int64_t now = node->length, size = new_size(o, now);
 
@@ -83,19 +84,6 @@ static int co_resize_node(const struct resize *o, struct node *node)
         printf("Image resized.\n");
     }
     return 0;
-}
-
-static int co_resize(void *opaque)
-{
-    struct resize *o = opaque;
-    struct backend *b = co_img_open(&o->how);
-
-    if (!b) {
-        return 1;
-    }
-    int status = co_resize_node(o, b->node);
-    co_backend_unref(b);
-    return status;
 }
 
 static bool take_prealloc(const char *argument, void *opaque, int *status)
@@ -137,7 +125,7 @@ static int resize_run(int argc, char **argv)
         return tool_usage_error("Expecting image file name and size");
     }
     o.how.filename = argv[first];
-    return parse_size(&o) ? tool_run(co_resize, &o) : 1;
+    return parse_size(&o) ? img_run(&o.how, co_resize, &o) : 1;
 }
 
 const struct subcommand cmd_resize = {

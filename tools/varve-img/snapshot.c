@@ -62,8 +62,9 @@ static int fail(const char *verb, const struct snapshot *o, GError **error)
     return tool_fail_at(prefix, error);
 }
 
-static int co_act(const struct snapshot *o, struct node *node)
+static int co_snapshot(void *opaque, struct node *node)
 {
+    const struct snapshot *o = opaque;
     struct snapshot_info_list *list;
     g_autoptr(GError) error = NULL;
 
@@ -87,19 +88,6 @@ static int co_act(const struct snapshot *o, struct node *node)
                    : fail("delete", o, &error);
     }
     return 0;
-}
-
-static int co_snapshot(void *opaque)
-{
-    struct snapshot *o = opaque;
-    struct backend *b = co_img_open(&o->how);
-
-    if (!b) {
-        return 1;
-    }
-    int status = co_act(o, b->node);
-    co_backend_unref(b);
-    return status;
 }
 
 static int snapshot_run(int argc, char **argv)
@@ -130,7 +118,7 @@ static int snapshot_run(int argc, char **argv)
     }
     o.how.writable = o.action != ACTION_LIST && o.action != ACTION_NONE;
     o.how.resize = o.action == ACTION_APPLY;
-    return tool_run(co_snapshot, &o);
+    return img_run(&o.how, co_snapshot, &o);
 }
 
 const struct subcommand cmd_snapshot = {
