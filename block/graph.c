@@ -96,6 +96,18 @@ void graph_give_up(void)
     }
 }
 
+void graph_warn_lost(struct node *node, const char *format, ...)
+{
+    bool named = node->name[0] != '#';
+    va_list args;
+
+    va_start(args, format);
+    g_autofree char *what = g_strdup_vprintf(format, args);
+    va_end(args);
+    g_warning("closing '%s': %s", named ? node->name : node->filename, what);
+    node->graph->lost = true;
+}
+
 void graph_refresh_limits(struct node *node)
 {
     refresh_limits(node, ++node->graph->visit);

@@ -203,8 +203,8 @@ static void co_node_close(struct node *node, struct node_list *dead)
     if (!node->read_only && !node->unusable) {
         int ret = co_node_flush(node);
         if (ret < 0) {
-            g_warning("Node '%s': flush on close failed: %s", node->name,
-                      g_strerror(-ret));
+            graph_warn_lost(node, "the last flush failed: %s",
+                            g_strerror(-ret));
         }
     }
     if (node->driver->co_close) {

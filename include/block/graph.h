@@ -36,10 +36,15 @@ struct graph {
     unsigned drain_all;      /* private: open ones of the whole graph */
     int64_t last_ns; /* private: when a request last ended in this round */
     uint64_t visit;  /* private: number of the last graph walk */
+    bool lost; /* a node was closed, and not all that it had is stored */
 };
 
 /* The graph of the current loop; made at first use. */
 struct graph *graph_current(void);
+/* Warns that something of a node, which is being closed, could not be stored:
+ * nobody waits for an answer any more. Sets graph->lost. */
+void graph_warn_lost(struct node *node, const char *format, ...)
+    G_GNUC_PRINTF(2, 3);
 /* The program ends: tells the drivers of the current loop's nodes, also of
  * those that are being opened, not to wait for anybody outside. */
 void graph_give_up(void);

@@ -4,13 +4,17 @@
 #include "tools/common/tool.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <inttypes.h>
 #include <malloc.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 #include "aio/loop.h"
+#include "block/graph.h"
 #include "util/error.h"
 #include "util/keyval.h"
 
@@ -37,12 +41,36 @@ static GLogWriterOutput write_log(GLogLevelFlags level, const GLogField *fields,
     return G_LOG_WRITER_HANDLED;
 }
 
+/* What was printed into a full disk is no answer, whatever the status says. */
+static void finish_output(void)
+{
+    if (fflush(stdout) || ferror(stdout)) {
+        tool_error("standard output: %s", g_strerror(errno));
+        _exit(1);
+    }
+}
+
+/* Or the first image would be standard output, and what is printed be in it. */
+static void fill_standard_files(void)
+{
+    int fd;
+
+    do {
+        fd = open("/dev/null", O_RDWR);
+    } while (fd >= 0 && fd <= STDERR_FILENO);
+    if (fd >= 0) {
+        close(fd);
+    }
+}
+
 void tool_init(const char *argv0)
 {
     g_autofree char *base = g_path_get_basename(argv0);
 
+    fill_standard_files();
     g_set_prgname(base);
     g_log_set_writer_func(write_log, NULL, NULL);
+    atexit(finish_output);
     /* Programs that copy take and free large buffers all the time: keep them in
      * the heap, where their pages stay, instead of mapping them anew. */
     mallopt(M_MMAP_THRESHOLD, HEAP_KEEPS);
@@ -102,6 +130,9 @@ static void co_run(void *opaque)
     struct run *r = opaque;
 
     r->status = r->co_body(r->opaque);
+    if (r->status == 0 && graph_current()->lost) {
+        r->status = 1;
+    }
 }
 
 int tool_run(int (*co_body)(void *opaque), void *opaque)

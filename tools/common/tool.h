@@ -9,7 +9,8 @@
 #include <stdint.h>
 #include <json-c/json.h>
 
-/* Remembers the program's name: basename of argv[0]. First thing in main(). */
+/* Remembers the program's name: basename of argv[0]. First thing in main(). The
+ * exit status will be 1 if standard output could not be written. */
 void tool_init(const char *argv0);
 /* Prints "<program>: message" to standard error. */
 void tool_error(const char *fmt, ...) G_GNUC_PRINTF(1, 2);
@@ -22,7 +23,8 @@ int tool_fail_at(const char *prefix, GError **error);
 int tool_usage_error(const char *fmt, ...) G_GNUC_PRINTF(1, 2);
 
 /* Runs co_body(opaque) as a coroutine on a loop of its own and returns what it
- * returned. Nodes that it opened must be closed by then. */
+ * returned, but 1 instead of 0 if an image could not be stored whole when it
+ * was closed. Nodes that it opened must be closed by then. */
 int tool_run(int (*co_body)(void *opaque), void *opaque);
 
 /* A size as people type it; prints the error, in which `what` says what it is

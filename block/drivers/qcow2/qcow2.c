@@ -29,6 +29,7 @@
 #include <inttypes.h>
 #include <stddef.h>
 #include <string.h>
+#include "block/graph.h"
 #include "util/error.h"
 
 /* ---- open ---------------------------------------------------------------- */
@@ -222,8 +223,7 @@ static void co_qcow2_close(struct node *node)
     if (!node->read_only && !s->broken) {
         g_autoptr(GError) error = NULL;
         if (!node->for_check && !co_qcow2_bitmaps_store(s, &error)) {
-            g_warning("qcow2: closing '%s', its bitmaps are lost: %s",
-                      node->name, error->message);
+            graph_warn_lost(node, "its bitmaps are lost: %s", error->message);
         }
         int ret = co_qcow2_settle(s);
         if (ret < 0) {
