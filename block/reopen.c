@@ -65,7 +65,8 @@ static bool judge_change(const char *name, bool reset, void *opaque)
     };
     const struct judge *j = opaque;
 
-    if (contains(common, name) || contains(j->driver->mutable_options, name) ||
+    if (contains(common, name) ||
+        contains(j->driver->reopen->mutable_options, name) ||
         (j->named && !strcmp(name, "node-name"))) {
         return true;
     }
@@ -217,7 +218,7 @@ static bool plan_children(struct reopen *r, struct entry *e, GError **error)
 
 bool node_check_reopens(const struct node *node, GError **error)
 {
-    return node->driver->reopens ||
+    return node->driver->reopen ||
            error_set(error,
                      "Block format '%s' used by node '%s' does not support "
                      "reopening files",
@@ -323,8 +324,8 @@ static bool co_prepare(struct reopen *r, GError **error)
             .settings = &e->settings,
             .file = file_to_be(r, e->node),
         };
-        if (e->node->driver->co_reopen_prepare &&
-            !e->node->driver->co_reopen_prepare(e->node, &to, error)) {
+        const struct reopen_ops *ops = e->node->driver->reopen;
+        if (ops->co_prepare && !ops->co_prepare(e->node, &to, error)) {
             return false;
         }
         e->prepared = true;
@@ -336,8 +337,8 @@ static void co_abort(struct reopen *r)
 {
     for (guint i = r->entries->len; i > 0; i--) {
         struct entry *e = g_ptr_array_index(r->entries, i - 1);
-        if (e->prepared && e->node->driver->co_reopen_abort) {
-            e->node->driver->co_reopen_abort(e->node);
+        if (e->prepared && e->node->driver->reopen->co_abort) {
+            e->node->driver->reopen->co_abort(e->node);
         }
     }
 }
@@ -402,9 +403,9 @@ static void co_commit(struct entry *e)
 {
     struct node *node = e->node;
 
-    if (node->driver->co_reopen_commit) {
-        node->driver->co_reopen_commit(node,
-                                       e->options ? e->options : node->options);
+    if (node->driver->reopen->co_commit) {
+        node->driver->reopen->co_commit(node, e->options ? e->options
+                                                         : node->options);
     }
     if (e->options) {
         struct blockdev_options *options = blockdev_options_clone(e->options);
@@ -442,9 +443,9 @@ static bool co_finish(struct reopen *r, GError **error)
     }
     for (guint i = r->entries->len; i > 0; i--) {
         struct entry *e = g_ptr_array_index(r->entries, i - 1);
-        if (e->before.read_only && !e->node->read_only &&
-            e->node->driver->co_reopen_writable &&
-            !e->node->driver->co_reopen_writable(e->node, ok ? error : NULL)) {
+        const struct reopen_ops *ops = e->node->driver->reopen;
+        if (e->before.read_only && !e->node->read_only && ops->co_writable &&
+            !ops->co_writable(e->node, ok ? error : NULL)) {
             co_stay_read_only(e);
             ok = false;
         }

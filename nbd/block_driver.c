@@ -341,16 +341,19 @@ static void refresh_filename(struct node *node)
     node->filename = name ? name : node_json_filename(node);
 }
 
+static const struct reopen_ops reopen_ops = {
+    .co_prepare = co_reopen_prepare,
+};
+
 const struct block_driver driver_nbd = {
     .name = "nbd",
     .kind = DRIVER_PROTOCOL,
     .state_size = sizeof(struct nbd_state),
     .writes_fua = true,
     .zeroes_unmap = true,
-    .reopens = true,
+    .reopen = &reopen_ops,
     .co_open = co_open,
     .co_close = co_close,
-    .co_reopen_prepare = co_reopen_prepare,
     .co_preadv = co_preadv,
     .co_pwritev = co_pwritev,
     .co_pwrite_zeroes = co_pwrite_zeroes,

@@ -412,10 +412,12 @@ static void blkdebug_refresh_filename(struct node *node)
                                            o->config ? o->config : "", image);
 }
 
+static const struct reopen_ops blkdebug_reopen_ops = {0};
+
 const struct block_driver driver_blkdebug = {
     .name = "blkdebug",
     .kind = DRIVER_FILTER,
-    .reopens = true,
+    .reopen = &blkdebug_reopen_ops,
     .state_size = sizeof(struct blkdebug_state),
     .writes_fua = true,
     .zeroes_unmap = true,

@@ -138,13 +138,15 @@ static void null_aio_refresh_filename(struct node *node)
     null_name(node, &node->options->u.null_aio);
 }
 
+static const struct reopen_ops null_reopen_ops = {0};
+
 /* clang-format off */
 #define NULL_DRIVER \
     .kind = DRIVER_PROTOCOL, \
     .state_size = sizeof(struct null_state), \
     .writes_fua = true, \
     .zeroes_unmap = true, \
-    .reopens = true, \
+    .reopen = &null_reopen_ops, \
     .co_preadv = co_null_preadv, \
     .co_pwritev = co_null_pwritev, \
     .co_pwrite_zeroes = co_null_pwrite_zeroes, \

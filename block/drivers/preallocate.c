@@ -298,6 +298,12 @@ static void preallocate_refresh_filename(struct node *node)
 
 static const char *const preallocate_strong_options[] = {"file", NULL};
 
+static const struct reopen_ops preallocate_reopen_ops = {
+    .mutable_options = preallocate_mutable_options,
+    .co_prepare = co_preallocate_reopen_prepare,
+    .co_commit = co_preallocate_reopen_commit,
+};
+
 const struct block_driver driver_preallocate = {
     .name = "preallocate",
     .kind = DRIVER_FILTER,
@@ -305,13 +311,10 @@ const struct block_driver driver_preallocate = {
     .writes_fua = true,
     .writes_compressed = true,
     .zeroes_unmap = true,
-    .reopens = true,
-    .mutable_options = preallocate_mutable_options,
+    .reopen = &preallocate_reopen_ops,
     .strong_options = preallocate_strong_options,
     .co_open = co_preallocate_open,
     .co_close = co_preallocate_close,
-    .co_reopen_prepare = co_preallocate_reopen_prepare,
-    .co_reopen_commit = co_preallocate_reopen_commit,
     .child_perm = preallocate_child_perm,
     .co_perm_changed = co_preallocate_perm_changed,
     .co_pwritev = co_preallocate_pwritev,

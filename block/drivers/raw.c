@@ -304,6 +304,13 @@ static bool co_raw_measure(const struct create_params *params,
     return true;
 }
 
+static const struct reopen_ops raw_reopen_ops = {
+    .mutable_options = raw_mutable_options,
+    .co_prepare = co_raw_reopen_prepare,
+    .co_commit = co_raw_reopen_commit,
+    .co_abort = co_raw_reopen_abort,
+};
+
 const struct block_driver driver_raw = {
     .name = "raw",
     .kind = DRIVER_FORMAT,
@@ -311,11 +318,7 @@ const struct block_driver driver_raw = {
     .writes_fua = true,
     .zeroes_unmap = true,
     .writes_grow = true,
-    .reopens = true,
-    .mutable_options = raw_mutable_options,
-    .co_reopen_prepare = co_raw_reopen_prepare,
-    .co_reopen_commit = co_raw_reopen_commit,
-    .co_reopen_abort = co_raw_reopen_abort,
+    .reopen = &raw_reopen_ops,
     .co_open = co_raw_open,
     .co_preadv = co_raw_preadv,
     .co_pwritev = co_raw_pwritev,

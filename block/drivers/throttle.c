@@ -153,6 +153,13 @@ static void throttle_refresh_filename(struct node *node)
 
 static const char *const throttle_mutable_options[] = {"throttle-group", NULL};
 
+static const struct reopen_ops throttle_reopen_ops = {
+    .mutable_options = throttle_mutable_options,
+    .co_prepare = co_throttle_reopen_prepare,
+    .co_commit = co_throttle_reopen_commit,
+    .co_abort = co_throttle_reopen_abort,
+};
+
 const struct block_driver driver_throttle = {
     .name = "throttle",
     .kind = DRIVER_FILTER,
@@ -160,13 +167,9 @@ const struct block_driver driver_throttle = {
     .writes_fua = true,
     .writes_compressed = true,
     .zeroes_unmap = true,
-    .reopens = true,
-    .mutable_options = throttle_mutable_options,
+    .reopen = &throttle_reopen_ops,
     .co_open = co_throttle_open,
     .co_close = co_throttle_close,
-    .co_reopen_prepare = co_throttle_reopen_prepare,
-    .co_reopen_commit = co_throttle_reopen_commit,
-    .co_reopen_abort = co_throttle_reopen_abort,
     .co_preadv = co_throttle_preadv,
     .co_pwritev = co_throttle_pwritev,
     .co_pwrite_zeroes = co_throttle_pwrite_zeroes,

@@ -51,20 +51,7 @@ struct block_driver {
     bool (*co_add_child)(struct node *node, struct node *child, GError **error);
     bool (*co_del_child)(struct node *node, struct edge *edge, GError **error);
 
-    /* A reopen of a drained node: prepare, then commit or abort (which find the
-     * node as it has become, or as it was). A driver without `reopens` refuses
-     * by name. mutable_options: those of its own that may change, by name,
-     * NULL-terminated. */
-    bool reopens;
-    const char *const *mutable_options;
-    bool (*co_reopen_prepare)(struct node *node, const struct node_reopen *to,
-                              GError **error);
-    void (*co_reopen_commit)(struct node *node,
-                             const struct blockdev_options *options);
-    void (*co_reopen_abort)(struct node *node);
-    /* After the commit: the node, and what is below, may be written now. On
-     * failure the engine makes it read-only again. */
-    bool (*co_reopen_writable)(struct node *node, GError **error);
+    const struct reopen_ops *reopen; /* missing: refused by name */
 
     int (*co_preadv)(struct node *node, int64_t offset, int64_t bytes,
                      const struct iov *iov, unsigned flags);

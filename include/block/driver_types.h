@@ -44,6 +44,22 @@ struct node_reopen {
     struct node *file;              /* the primary child to be, or NULL */
 };
 
+/* A reopen of a drained node: co_prepare, then one of co_commit and co_abort,
+ * which find the node as it has become, or as it was. Each is optional. */
+struct reopen_ops {
+    /* Options of the driver that may change, by name; NULL-terminated, or
+     * NULL: none. */
+    const char *const *mutable_options;
+    bool (*co_prepare)(struct node *node, const struct node_reopen *to,
+                       GError **error);
+    void (*co_commit)(struct node *node,
+                      const struct blockdev_options *options);
+    void (*co_abort)(struct node *node);
+    /* After the commit: the node, and what is below, may be written now. On
+     * failure the engine makes it read-only again. */
+    bool (*co_writable)(struct node *node, GError **error);
+};
+
 struct node_info {
     int64_t cluster_size;    /* 0 = has no clusters */
     bool is_dirty;           /* unclean shutdown flag of the format */

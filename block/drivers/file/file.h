@@ -81,14 +81,9 @@ struct file_state {
 /* What O_DIRECT demands of requests and memory; blocking, for a worker. */
 void file_find_alignment(int fd, bool is_device, int64_t length,
                          int64_t *request, int64_t *memory);
-/* An errno of open() that reading only might avoid. */
 
 /* ---- reopen.c ---- */
-bool co_file_reopen_prepare(struct node *node, const struct node_reopen *to,
-                            GError **error);
-void co_file_reopen_commit(struct node *node,
-                           const struct blockdev_options *options);
-void co_file_reopen_abort(struct node *node);
+extern const struct reopen_ops file_reopen_ops;
 
 /* ---- io.c ---- */
 int co_file_preadv(struct node *node, int64_t offset, int64_t bytes,

@@ -62,8 +62,8 @@ static int do_prepare(void *opaque)
     return 0;
 }
 
-bool co_file_reopen_prepare(struct node *node, const struct node_reopen *to,
-                            GError **error)
+static bool co_file_reopen_prepare(struct node *node,
+                                   const struct node_reopen *to, GError **error)
 {
     struct file_state *s = node->state;
     struct reopen_work w = {node, to};
@@ -94,8 +94,8 @@ static void co_close(int *fd)
     }
 }
 
-void co_file_reopen_commit(struct node *node,
-                           const struct blockdev_options *options)
+static void co_file_reopen_commit(struct node *node,
+                                  const struct blockdev_options *options)
 {
     struct file_state *s = node->state;
     int old = s->fd;
@@ -113,10 +113,16 @@ void co_file_reopen_commit(struct node *node,
     co_close(&old);
 }
 
-void co_file_reopen_abort(struct node *node)
+static void co_file_reopen_abort(struct node *node)
 {
     struct file_state *s = node->state;
 
     s->access_by_need = s->next.was_by_need;
     co_close(&s->next.fd);
 }
+
+const struct reopen_ops file_reopen_ops = {
+    .co_prepare = co_file_reopen_prepare,
+    .co_commit = co_file_reopen_commit,
+    .co_abort = co_file_reopen_abort,
+};

@@ -196,13 +196,7 @@ int co_qcow2_settle(struct qcow2 *s);
 bool co_qcow2_prepare_writing(struct qcow2 *s, GError **error);
 
 /* ---- reopen.c ---- */
-extern const char *const qcow2_mutable_options[];
-bool co_qcow2_reopen_prepare(struct node *node, const struct node_reopen *to,
-                             GError **error);
-void co_qcow2_reopen_commit(struct node *node,
-                            const struct blockdev_options *options);
-void co_qcow2_reopen_abort(struct node *node);
-bool co_qcow2_reopen_writable(struct node *node, GError **error);
+extern const struct reopen_ops qcow2_reopen_ops;
 
 /* ---- options.c ---- */
 /* Whether the options are possible for the image. */

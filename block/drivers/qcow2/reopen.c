@@ -11,7 +11,7 @@
 
 #include "util/error.h"
 
-const char *const qcow2_mutable_options[] = {
+static const char *const qcow2_mutable_options[] = {
     "lazy-refcounts",       "pass-discard-request", "pass-discard-snapshot",
     "pass-discard-other",   "overlap-check",        "cache-size",
     "l2-cache-size",        "l2-cache-entry-size",  "refcount-cache-size",
@@ -40,8 +40,9 @@ static void co_go_on(struct qcow2 *s)
     }
 }
 
-bool co_qcow2_reopen_prepare(struct node *node, const struct node_reopen *to,
-                             GError **error)
+static bool co_qcow2_reopen_prepare(struct node *node,
+                                    const struct node_reopen *to,
+                                    GError **error)
 {
     struct qcow2 *s = node->state;
     bool read_only = to->settings->read_only;
@@ -63,8 +64,8 @@ bool co_qcow2_reopen_prepare(struct node *node, const struct node_reopen *to,
     return true;
 }
 
-void co_qcow2_reopen_commit(struct node *node,
-                            const struct blockdev_options *options)
+static void co_qcow2_reopen_commit(struct node *node,
+                                   const struct blockdev_options *options)
 {
     struct qcow2 *s = node->state;
 
@@ -78,7 +79,7 @@ void co_qcow2_reopen_commit(struct node *node,
     }
 }
 
-void co_qcow2_reopen_abort(struct node *node)
+static void co_qcow2_reopen_abort(struct node *node)
 {
     struct qcow2 *s = node->state;
 
@@ -87,10 +88,18 @@ void co_qcow2_reopen_abort(struct node *node)
     }
 }
 
-bool co_qcow2_reopen_writable(struct node *node, GError **error)
+static bool co_qcow2_reopen_writable(struct node *node, GError **error)
 {
     struct qcow2 *s = node->state;
 
     return co_qcow2_prepare_writing(s, error) &&
            co_qcow2_bitmaps_writable(s, error);
 }
+
+const struct reopen_ops qcow2_reopen_ops = {
+    .mutable_options = qcow2_mutable_options,
+    .co_prepare = co_qcow2_reopen_prepare,
+    .co_commit = co_qcow2_reopen_commit,
+    .co_abort = co_qcow2_reopen_abort,
+    .co_writable = co_qcow2_reopen_writable,
+};
