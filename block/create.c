@@ -2,10 +2,11 @@
  * Images that do not exist yet: finds the format's driver, and the protocol's,
  * and lets them create the file.
  */
-#include "block/node.h"
+#include "block/create.h"
 
 #include <string.h>
 
+#include "block/node.h"
 #include "block/request.h"
 #include "qapi/options.h"
 #include "util/error.h"
@@ -97,6 +98,20 @@ static bool co_reuse(const struct blockdev_options *o,
     return ok;
 }
 
+/* What a protocol's driver calls the file. */
+static const char *name_of(const struct blockdev_options *o,
+                           const char *filename)
+{
+    switch (o->driver) {
+    case BLOCKDEV_DRIVER_FILE:
+        return o->u.file.filename;
+    case BLOCKDEV_DRIVER_HOST_DEVICE:
+        return o->u.host_device.filename;
+    default:
+        return filename;
+    }
+}
+
 bool co_image_create_file(const char *filename,
                           const struct create_params *params, GError **error)
 {
@@ -115,12 +130,16 @@ bool co_image_create_file(const char *filename,
                          "Protocol driver '%s' does not support image creation",
                          name);
     }
-    switch (o->driver) {
-    case BLOCKDEV_DRIVER_FILE:
-        return driver->co_create_file(o->u.file.filename, params, error);
-    case BLOCKDEV_DRIVER_HOST_DEVICE:
-        return driver->co_create_file(o->u.host_device.filename, params, error);
-    default:
-        return driver->co_create_file(filename, params, error);
+    return driver->co_create_file(name_of(o, filename), params, error);
+}
+
+void co_image_delete_file(const char *filename)
+{
+    qapi_auto(blockdev_options) o = qapi_blockdev_from_filename(filename, NULL);
+    const struct block_driver *driver =
+        o ? block_driver_find(blockdev_driver_str(o->driver)) : NULL;
+
+    if (driver && driver->co_delete_file) {
+        driver->co_delete_file(name_of(o, filename));
     }
 }

@@ -158,7 +158,7 @@ static bool read_typed_int(const char *text, bool *negative,
     if (!errno && !*end) {
         return true;
     }
-    return !*negative && keyval_parse_size(text, magnitude, NULL);
+    return !*negative && keyval_size(text, magnitude) == 0;
 }
 
 bool qapi_decode_int(struct decoder *d, const struct qapi_type *type,

@@ -8,6 +8,7 @@
  */
 #include "util/keyval.h"
 
+#include <errno.h>
 #include <string.h>
 
 #include "util/error.h"
@@ -154,15 +155,21 @@ int keyval_size(const char *s, uint64_t *bytes)
     return 0;
 }
 
-bool keyval_parse_size(const char *text, uint64_t *bytes, GError **error)
+bool keyval_parse_size(const char *name, const char *text, uint64_t *bytes,
+                       GError **error)
 {
-    if (keyval_size(text, bytes) < 0) {
-        return error_set(error,
-                         "'%s' is not a size below 2^64: write bytes, or a "
-                         "number with one of the suffixes k M G T P E",
-                         text);
+    int ret = keyval_size(text, bytes);
+
+    if (ret == -ERANGE) {
+        return error_set(error, "Value '%s' is out of range for parameter '%s'",
+                         text, name);
     }
-    return true;
+    return ret == 0 ||
+           error_set(error,
+                     "Parameter '%s' expects a non-negative number below "
+                     "2^64\nOptional suffix k, M, G, T, P or E means kilo-, "
+                     "mega-, giga-, tera-, peta-\nand exabytes, respectively.",
+                     name);
 }
 
 char *keyval_quote(const char *text)

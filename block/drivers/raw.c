@@ -9,6 +9,7 @@
 #include <inttypes.h>
 
 #include "block/driver.h"
+#include "block/create.h"
 #include "block/graph.h"
 #include "block/node.h"
 #include "block/request.h"

@@ -10,6 +10,7 @@
 #include <stddef.h>
 #include <string.h>
 #include "block/block_copy.h"
+#include "block/create.h"
 #include "block/dirty_bitmap.h"
 #include "block/jobs/backup_internal.h"
 #include "util/error.h"

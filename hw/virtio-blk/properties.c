@@ -149,7 +149,7 @@ static bool parse_number(enum prop_type type, const char *text, uint32_t *value)
     uint64_t n;
 
     if (type == PROP_SIZE) {
-        if (!keyval_parse_size(text, &n, NULL)) {
+        if (keyval_size(text, &n) < 0) {
             return false;
         }
     } else {

@@ -160,6 +160,8 @@ struct block_driver {
      * protocol's file first. */
     bool (*co_create_file)(const char *filename,
                            const struct create_params *params, GError **error);
+    /* Takes away what co_create_file() of a protocol made, if it can. */
+    void (*co_delete_file)(const char *filename);
     /* How sure this driver is that the first bytes are its format: 0..100. */
     int (*probe)(const uint8_t *head, size_t bytes, const char *filename);
     /* Names of the options that decide the content; missing: all. The others

@@ -36,7 +36,7 @@ struct graph {
     unsigned drain_all;      /* private: open ones of the whole graph */
     int64_t last_ns; /* private: when a request last ended in this round */
     uint64_t visit;  /* private: number of the last graph walk */
-    bool lost; /* a node was closed, and not all that it had is stored */
+    bool lost;       /* a node was closed, and not all that it had is stored */
 };
 
 /* The graph of the current loop; made at first use. */

@@ -175,21 +175,6 @@ bool co_node_change_backing(struct node *node, const char *file,
 /* Drops what the layer holds; 0 or -errno, -ENOTSUP if it cannot. Suspends. */
 int co_node_make_empty(struct node *node);
 
-/* ---- images that do not exist yet (block/create.c) ---- */
-
-/* Creates an image file; refuses an unknown format by name. Suspends. */
-bool co_image_create(const char *filename, const char *format,
-                     const struct create_params *params, GError **error);
-/* How large an image of that format would be. source may be NULL, then
- * params->size counts. Suspends. */
-bool co_image_measure(const char *format, const struct create_params *params,
-                      struct node *source, struct image_measure *measure,
-                      GError **error);
-/* For formats: creates what the image will lie in, by the protocol that the
- * filename says; params as the protocol takes them. */
-bool co_image_create_file(const char *filename,
-                          const struct create_params *params, GError **error);
-
 /* ---- for queries (block/query.c); plain structs, caller frees ---- */
 
 struct block_device_info *co_node_query(struct node *node, bool flat,

@@ -28,8 +28,9 @@ GPtrArray *keyval_split(const char *text, const char *implied_key,
  * (powers of 1024, either case; in hexadecimal b and e are digits). -EINVAL if
  * malformed or negative, -ERANGE if too large, with *bytes as it was. */
 int keyval_size(const char *text, uint64_t *bytes);
-/* The same, with an error that says what is expected. */
-bool keyval_parse_size(const char *text, uint64_t *bytes, GError **error);
+/* The same for the parameter `name`; the error names it and what it expects. */
+bool keyval_parse_size(const char *name, const char *text, uint64_t *bytes,
+                       GError **error);
 /* text as a value in such a list: commas doubled. Caller frees. */
 char *keyval_quote(const char *text);
 

@@ -3,6 +3,7 @@
  */
 #include "tests/unit/lib/file_syscalls.h"
 
+#include "block/create.h"
 #include "block/drivers/file/file.h"
 #include "block/graph.h"
 

@@ -7,6 +7,7 @@
 #include <linux/loop.h>
 #include <sys/ioctl.h>
 
+#include "block/create.h"
 #include "block/graph.h"
 
 enum { LENGTH = 8 * 1024 * 1024 };

@@ -125,7 +125,7 @@ static void sizes_are_parsed(void **state)
     for (size_t i = 0; i < G_N_ELEMENTS(ok); i++) {
         uint64_t v = 1;
         GError *error = NULL;
-        if (!keyval_parse_size(ok[i].text, &v, &error)) {
+        if (!keyval_parse_size("size", ok[i].text, &v, &error)) {
             fail_msg("%s: %s", ok[i].text, error->message);
         }
         assert_int_equal(v, ok[i].bytes);
@@ -160,7 +160,7 @@ static void malformed_sizes_are_refused_and_leave_the_result(void **state)
     for (size_t i = 0; i < G_N_ELEMENTS(bad); i++) {
         uint64_t v = 77;
         g_autoptr(GError) error = NULL;
-        if (keyval_parse_size(bad[i], &v, &error)) {
+        if (keyval_parse_size("size", bad[i], &v, &error)) {
             fail_msg("'%s' was taken for %llu", bad[i], (unsigned long long)v);
         }
         assert_int_equal(v, 77);

@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <unistd.h>
 
+#include "block/create.h"
 #include "qapi/codec.h"
 #include "qapi/options.h"
 #include "util/error.h"

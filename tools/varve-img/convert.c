@@ -10,6 +10,7 @@
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
+#include "block/create.h"
 #include "block/request.h"
 #include "tools/varve-img/bitmaps.h"
 #include "util/error.h"

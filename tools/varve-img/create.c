@@ -5,6 +5,7 @@
 
 #include <stdio.h>
 #include <string.h>
+#include "block/create.h"
 #include "block/driver.h"
 #include "util/error.h"
 #include "util/keyval.h"

@@ -12,6 +12,7 @@
 #include <stdio.h>
 #include <string.h>
 #include "aio/colock.h"
+#include "block/create.h"
 #include "block/request.h"
 #include "util/error.h"
 #include "util/keyval.h"

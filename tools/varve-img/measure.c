@@ -7,6 +7,7 @@
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
+#include "block/create.h"
 #include "qapi/codec.h"
 #include "util/keyval.h"
 

@@ -16,11 +16,14 @@
 #include "util/keyval.h"
 #include "util/range.h"
 
+#define DEFAULT_EXTENT_HINT (1 << 20)
+
 struct create_work {
     const char *filename;
     int64_t size;
     enum prealloc_mode prealloc;
     bool nocow;
+    uint64_t extent_hint; /* bytes; 0: up to the file system */
     GError **error;
 };
 
@@ -35,6 +38,19 @@ static void set_nocow(int fd)
         (void)!ioctl(fd, FS_IOC_SETFLAGS, &attr);
     }
 #endif
+}
+
+/* Images grow here and there: without it, some file systems lay them out in
+ * small pieces. The others know no such hint. */
+static void set_extent_hint(int fd, uint64_t bytes)
+{
+    struct fsxattr attr;
+
+    if (ioctl(fd, FS_IOC_FSGETXATTR, &attr) == 0) {
+        attr.fsx_xflags |= FS_XFLAG_EXTSIZE;
+        attr.fsx_extsize = (uint32_t)bytes;
+        (void)!ioctl(fd, FS_IOC_FSSETXATTR, &attr);
+    }
 }
 
 /* Opens the file and takes the locks of whoever writes it all anew; runs fn on
@@ -73,6 +89,9 @@ static int make_empty(struct create_work *w, int fd)
     if (w->nocow) {
         set_nocow(fd);
     }
+    if (w->extent_hint) {
+        set_extent_hint(fd, w->extent_hint);
+    }
     int ret = file_resize(fd, 0, w->size, w->prealloc, &what);
     if (ret < 0) {
         error_set_errno(w->error, ret, "%s", what);
@@ -91,6 +110,9 @@ static bool co_create_with(struct create_work *w)
         return error_set(w->error, "Unsupported preallocation mode: %s",
                          prealloc_mode_str(w->prealloc));
     }
+    if (w->extent_hint > UINT32_MAX) {
+        return error_set(w->error, "Extent size hint is too large");
+    }
     return co_worker(do_create, w) == 0;
 }
 
@@ -107,6 +129,8 @@ bool co_file_create(const struct blockdev_create_options *options,
         .size = o->size,
         .prealloc = o->has_preallocation ? o->preallocation : PREALLOC_MODE_OFF,
         .nocow = o->has_nocow && o->nocow,
+        .extent_hint =
+            o->has_extent_size_hint ? o->extent_size_hint : DEFAULT_EXTENT_HINT,
         .error = error,
     };
     return co_create_with(&w);
@@ -141,10 +165,10 @@ static bool take_nocow(struct create_work *w, const char *value)
            error_set(w->error, "Parameter 'nocow' expects 'on' or 'off'");
 }
 
-/* A hint for file systems that ours do not need. */
 static bool take_hint(struct create_work *w, const char *value)
 {
-    return true;
+    return keyval_parse_size("extent_size_hint", value, &w->extent_hint,
+                             w->error);
 }
 
 static bool take_option(struct create_work *w, const struct create_option *rows,
@@ -191,7 +215,9 @@ bool co_file_create_file(const char *filename,
         {"extent_size_hint", take_hint},
         {0},
     };
-    struct create_work w = {.filename = filename, .error = error};
+    struct create_work w = {.filename = filename,
+                            .extent_hint = DEFAULT_EXTENT_HINT,
+                            .error = error};
 
     if (!take_params(&w, "file", params, rows)) {
         return false;
@@ -199,6 +225,21 @@ bool co_file_create_file(const char *filename,
     /* Files from the image tools hold whole sectors. */
     w.size = align_up(w.size, BLOCK_SECTOR_SIZE);
     return co_create_with(&w);
+}
+
+static int do_delete(void *opaque)
+{
+    const char *filename = opaque;
+    struct stat st;
+
+    return lstat(filename, &st) == 0 && S_ISREG(st.st_mode) ? unlink(filename)
+                                                            : 0;
+}
+
+void co_file_delete_file(const char *filename)
+{
+    /* It is but tidying up after a failure, which has been told. */
+    (void)co_worker(do_delete, (char *)filename);
 }
 
 /* ---- devices ---- */

@@ -340,6 +340,7 @@ const struct block_driver driver_file = {
     .perm_abort = file_perm_abort,
     .co_create = co_file_create,
     .co_create_file = co_file_create_file,
+    .co_delete_file = co_file_delete_file,
 };
 
 const struct block_driver driver_host_device = {

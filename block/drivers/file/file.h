@@ -148,6 +148,8 @@ bool co_file_create(const struct blockdev_create_options *options,
                     GError **error);
 bool co_file_create_file(const char *filename,
                          const struct create_params *params, GError **error);
+/* Removes a regular file. Suspends. */
+void co_file_delete_file(const char *filename);
 /* "Creates" on a device: what is there must be large enough. */
 bool co_device_create_file(const char *filename,
                            const struct create_params *params, GError **error);

@@ -119,7 +119,7 @@ static bool check_backing(const struct qcow2 *s, const struct image_spec *w,
         return true;
     }
     error_set(error, "Cannot amend the backing file");
-    error_add_hint(error, "You can use 'qemu-img rebase' instead.");
+    error_add_hint(error, "You can use 'varve-img rebase' instead.");
     return false;
 }
 

@@ -23,6 +23,7 @@
 #include "util/range.h"
 
 #define CHUNK (1 << 20)
+#define V3    " level 1.1 and above (use version=v3 or greater)"
 
 /* Counts and places, in clusters. */
 struct layout {
@@ -37,77 +38,52 @@ struct layout {
 
 bool qcow2_check_spec(const struct image_spec *q, GError **error)
 {
-    if (!is_power_of_2(q->cluster_size) || q->cluster_size < 512 ||
-        q->cluster_size > 2 << 20) {
-        return error_set(error, "Cluster size must be a power of two between "
-                                "512 and 2048k");
-    }
-    if (!is_power_of_2(q->refcount_bits) || q->refcount_bits > 64) {
-        return error_set(error, "Refcount width must be a power of two and "
-                                "may not exceed 64 bits");
-    }
-    if (q->version < 3 && q->refcount_bits != 16) {
-        return error_set(error,
-                         "Different refcount widths than 16 bits require "
-                         "compatibility level 1.1 or above (use version=v3 "
-                         "or greater)");
-    }
-    if (q->version < 3 && q->lazy_refcounts) {
-        return error_set(error,
-                         "Lazy refcounts only supported with compatibility "
-                         "level 1.1 and above (use version=v3 or greater)");
-    }
-    if (q->version < 3 && q->compression != QCOW2_COMPRESSION_TYPE_ZLIB) {
-        return error_set(error,
-                         "Non-zlib compression type is only supported with "
-                         "compatibility level 1.1 and above (use version=v3 "
-                         "or greater)");
-    }
-    if (q->version < 3 && q->data_file_name) {
-        return error_set(error,
-                         "External data files are only supported with "
-                         "compatibility level 1.1 and above (use version=v3 "
-                         "or greater)");
-    }
-    if (q->data_file_raw && !q->data_file_name) {
-        return error_set(error, "data-file-raw requires data-file");
-    }
-    if (q->data_file_raw && q->backing_file) {
-        return error_set(error, "Backing file and data-file-raw cannot be used "
-                                "at the same time");
-    }
-    if (q->version < 3 && q->extended_l2) {
-        return error_set(error,
-                         "Extended L2 entries are only supported with "
-                         "compatibility level 1.1 and above (use version=v3 "
-                         "or greater)");
-    }
-    if (q->extended_l2 && q->cluster_size < QCOW2_SUBCLUSTERS
-                                                << QCOW2_MIN_SUBCLUSTER_BITS) {
-        return error_set(error,
-                         "Extended L2 entries are only supported with cluster "
-                         "sizes of at least %u bytes",
-                         QCOW2_SUBCLUSTERS << QCOW2_MIN_SUBCLUSTER_BITS);
-    }
-    if (q->backing_file && q->preallocation != PREALLOC_MODE_OFF &&
-        !q->extended_l2) {
-        return error_set(error,
-                         "Backing file and preallocation can only be used at "
-                         "the same time if extended_l2 is on");
-    }
-    if (!q->backing_file && q->backing_format) {
-        return error_set(error, "Backing format cannot be used without backing "
-                                "file");
-    }
-    if (q->backing_file && strlen(q->backing_file) > QCOW2_MAX_BACKING_NAME) {
-        return error_set(error, "Backing file name too long");
-    }
-    if (q->backing_format &&
-        strlen(q->backing_format) > QCOW2_MAX_BACKING_FORMAT) {
-        return error_set(error, "Backing format name too long");
-    }
-    if (q->size % BLOCK_SECTOR_SIZE) {
-        return error_set(error, "Image size must be a multiple of 512 bytes");
+    bool old = q->version < 3;
+    size_t name = q->backing_file ? strlen(q->backing_file) : 0;
+    size_t format = q->backing_format ? strlen(q->backing_format) : 0;
+    const struct {
+        bool wrong;
+        const char *message;
+    } rules[] = {
+        {!is_power_of_2(q->cluster_size) || q->cluster_size < 512 ||
+             q->cluster_size > 2 << 20,
+         "Cluster size must be a power of two between 512 and 2048k"},
+        {!is_power_of_2(q->refcount_bits) || q->refcount_bits > 64,
+         "Refcount width must be a power of two and may not exceed 64 bits"},
+        {old && q->refcount_bits != 16,
+         "Different refcount widths than 16 bits require compatibility" V3},
+        {old && q->lazy_refcounts,
+         "Lazy refcounts only supported with compatibility" V3},
+        {old && q->compression != QCOW2_COMPRESSION_TYPE_ZLIB,
+         "Non-zlib compression type is only supported with compatibility" V3},
+        {old && q->data_file_name,
+         "External data files are only supported with compatibility" V3},
+        {q->data_file_raw && !q->data_file_name,
+         "data-file-raw requires data-file"},
+        {q->data_file_raw && q->backing_file,
+         "Backing file and data-file-raw cannot be used at the same time"},
+        {old && q->extended_l2,
+         "Extended L2 entries are only supported with compatibility" V3},
+        {q->extended_l2 && q->cluster_size < QCOW2_SUBCLUSTERS
+                                                 << QCOW2_MIN_SUBCLUSTER_BITS,
+         "Extended L2 entries are only supported with cluster sizes of at "
+         "least 16384 bytes"},
+        {q->backing_file && q->preallocation != PREALLOC_MODE_OFF &&
+             !q->extended_l2,
+         "Backing file and preallocation can only be used at the same time if "
+         "extended_l2 is on"},
+        {q->backing_format && !q->backing_file,
+         "Backing format cannot be used without backing file"},
+        {name > QCOW2_MAX_BACKING_NAME, "Backing file name too long"},
+        {format > QCOW2_MAX_BACKING_FORMAT, "Backing format name too long"},
+        {q->size % BLOCK_SECTOR_SIZE,
+         "Image size must be a multiple of 512 bytes"},
+    };
+
+    for (size_t i = 0; i < G_N_ELEMENTS(rules); i++) {
+        if (rules[i].wrong) {
+            return error_set(error, "%s", rules[i].message);
+        }
     }
     return true;
 }

@@ -23,6 +23,7 @@ struct image_spec {
     struct node *data_file; /* or NULL: the guest's data are in the image */
     const char *data_file_name;
     bool data_file_raw;
+    const char *nocow, *extent_size_hint; /* of the files, as typed; or NULL */
 };
 
 /* Defaults of everything that nobody asked for. */

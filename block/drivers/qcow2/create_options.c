@@ -5,9 +5,11 @@
  * Runs on the caller's loop.
  */
 #include "block/drivers/qcow2/create.h"
+#include "block/create.h"
 #include "block/drivers/qcow2/qcow2.h"
 
 #include <errno.h>
+#include <stddef.h>
 #include <string.h>
 #include "block/backend.h"
 #include "qapi/options.h"
@@ -111,36 +113,59 @@ bool co_qcow2_create(const struct blockdev_create_options *options,
 
 /* ---- "-o" ---------------------------------------------------------------- */
 
-static bool parse_bool(const struct keyval *kv, bool *out, GError **error)
+static bool parse_bool(const struct keyval *kv, void *out, GError **error)
 {
-    if (!strcmp(kv->value, "on") || !strcmp(kv->value, "off")) {
-        *out = kv->value[1] == 'n';
-        return true;
-    }
-    return error_set(error, "Parameter '%s' expects 'on' or 'off'", kv->key);
+    bool *value = out;
+
+    *value = !strcmp(kv->value, "on");
+    return *value || !strcmp(kv->value, "off") ||
+           error_set(error, "Parameter '%s' expects 'on' or 'off'", kv->key);
 }
 
 static bool parse_enum(const struct keyval *kv, const struct qapi_type *type,
-                       int *out, GError **error)
+                       int *value, GError **error)
 {
-    *out = qapi_enum_parse(type, kv->value);
-    return *out >= 0 ||
+    *value = qapi_enum_parse(type, kv->value);
+    return *value >= 0 ||
            error_set(error, "Parameter '%s' does not accept value '%s'",
                      kv->key, kv->value);
 }
 
-static bool parse_size(const struct keyval *kv, uint64_t *out, GError **error)
+static bool parse_preallocation(const struct keyval *kv, void *out,
+                                GError **error)
 {
-    g_autoptr(GError) why = NULL;
+    int value;
+    bool ok = parse_enum(kv, &qapi_type_prealloc_mode, &value, error);
 
-    return keyval_parse_size(kv->value, out, &why) ||
-           error_set(error, "Parameter '%s' expects a size: %s", kv->key,
-                     why->message);
+    *(enum prealloc_mode *)out = ok ? value : 0;
+    return ok;
 }
 
-static bool parse_compat(const struct keyval *kv, unsigned *version,
-                         GError **error)
+static bool parse_compression(const struct keyval *kv, void *out,
+                              GError **error)
 {
+    int value;
+    bool ok = parse_enum(kv, &qapi_type_qcow2_compression_type, &value, error);
+
+    *(enum qcow2_compression_type *)out = ok ? value : 0;
+    return ok;
+}
+
+static bool parse_size(const struct keyval *kv, void *out, GError **error)
+{
+    return keyval_parse_size(kv->key, kv->value, out, error);
+}
+
+static bool parse_text(const struct keyval *kv, void *out, GError **error)
+{
+    *(const char **)out = kv->value;
+    return true;
+}
+
+static bool parse_compat(const struct keyval *kv, void *out, GError **error)
+{
+    unsigned *version = out;
+
     if (!strcmp(kv->value, "0.10") || !strcmp(kv->value, "v2")) {
         *version = 2;
     } else if (!strcmp(kv->value, "1.1") || !strcmp(kv->value, "v3")) {
@@ -154,73 +179,48 @@ static bool parse_compat(const struct keyval *kv, unsigned *version,
     return true;
 }
 
-/* Options that only change something if they are on: refused by name then. */
-static bool parse_absent(const struct keyval *kv, GError **error)
+/* What is not there may be said to be off. */
+static bool parse_absent(const struct keyval *kv, void *out, GError **error)
 {
-    static const char *const names[] = {"encryption", "encrypt.format"};
-
-    for (unsigned i = 0; i < G_N_ELEMENTS(names); i++) {
-        if (!strcmp(kv->key, names[i])) {
-            return !strcmp(kv->value, "off") ||
-                   error_set(error, "Parameter '%s' is not supported", kv->key);
-        }
-    }
-    return error_set(error, "Invalid parameter '%s'", kv->key);
+    return !strcmp(kv->value, "off") ||
+           error_set(error, "Parameter '%s' is not supported", kv->key);
 }
+
+static const struct option {
+    const char *name;
+    bool (*parse)(const struct keyval *kv, void *out, GError **error);
+    size_t member; /* of struct image_spec: its offset */
+} known[] = {
+    {"backing_file", parse_text, offsetof(struct image_spec, backing_file)},
+    {"backing_fmt", parse_text, offsetof(struct image_spec, backing_format)},
+    {"cluster_size", parse_size, offsetof(struct image_spec, cluster_size)},
+    {"compat", parse_compat, offsetof(struct image_spec, version)},
+    {"compression_type", parse_compression,
+     offsetof(struct image_spec, compression)},
+    {"data_file", parse_text, offsetof(struct image_spec, data_file_name)},
+    {"data_file_raw", parse_bool, offsetof(struct image_spec, data_file_raw)},
+    {"encrypt.format", parse_absent, 0},
+    {"encryption", parse_absent, 0},
+    {"extended_l2", parse_bool, offsetof(struct image_spec, extended_l2)},
+    {"extent_size_hint", parse_text,
+     offsetof(struct image_spec, extent_size_hint)},
+    {"lazy_refcounts", parse_bool, offsetof(struct image_spec, lazy_refcounts)},
+    {"nocow", parse_text, offsetof(struct image_spec, nocow)},
+    {"preallocation", parse_preallocation,
+     offsetof(struct image_spec, preallocation)},
+    {"refcount_bits", parse_size, offsetof(struct image_spec, refcount_bits)},
+    {"size", parse_size, offsetof(struct image_spec, size)},
+};
 
 static bool parse_option(const struct keyval *kv, struct image_spec *spec,
                          GError **error)
 {
-    bool ok;
-    int value;
-
-    if (!strcmp(kv->key, "cluster_size")) {
-        return parse_size(kv, &spec->cluster_size, error);
+    for (size_t i = 0; i < G_N_ELEMENTS(known); i++) {
+        if (!strcmp(kv->key, known[i].name)) {
+            return known[i].parse(kv, (char *)spec + known[i].member, error);
+        }
     }
-    if (!strcmp(kv->key, "refcount_bits")) {
-        return parse_size(kv, &spec->refcount_bits, error);
-    }
-    if (!strcmp(kv->key, "size")) {
-        return parse_size(kv, &spec->size, error);
-    }
-    if (!strcmp(kv->key, "compat")) {
-        return parse_compat(kv, &spec->version, error);
-    }
-    if (!strcmp(kv->key, "lazy_refcounts")) {
-        return parse_bool(kv, &spec->lazy_refcounts, error);
-    }
-    if (!strcmp(kv->key, "data_file_raw")) {
-        return parse_bool(kv, &spec->data_file_raw, error);
-    }
-    if (!strcmp(kv->key, "extended_l2")) {
-        return parse_bool(kv, &spec->extended_l2, error);
-    }
-    if (!strcmp(kv->key, "preallocation")) {
-        ok = parse_enum(kv, &qapi_type_prealloc_mode, &value, error);
-        spec->preallocation = ok ? value : 0;
-        return ok;
-    }
-    if (!strcmp(kv->key, "compression_type")) {
-        ok = parse_enum(kv, &qapi_type_qcow2_compression_type, &value, error);
-        spec->compression = ok ? value : 0;
-        return ok;
-    }
-    if (!strcmp(kv->key, "backing_file")) {
-        spec->backing_file = kv->value;
-        return true;
-    }
-    if (!strcmp(kv->key, "backing_fmt")) {
-        spec->backing_format = kv->value;
-        return true;
-    }
-    if (!strcmp(kv->key, "data_file")) {
-        spec->data_file_name = kv->value;
-        return true;
-    }
-    if (!strcmp(kv->key, "nocow") || !strcmp(kv->key, "extent_size_hint")) {
-        return true;
-    }
-    return parse_absent(kv, error);
+    return error_set(error, "Invalid parameter '%s'", kv->key);
 }
 
 bool qcow2_parse_create_options(const char *text, struct image_spec *spec,
@@ -266,17 +266,57 @@ static bool co_backing_size(const char *filename, const struct image_spec *spec,
     return true;
 }
 
+/* The options that are about the files; NULL: none. Caller frees. */
+static char *options_of_files(const struct image_spec *spec)
+{
+    GString *text = g_string_new(NULL);
+
+    if (spec->nocow) {
+        g_string_append_printf(text, "nocow=%s", spec->nocow);
+    }
+    if (spec->extent_size_hint) {
+        g_string_append_printf(text, "%sextent_size_hint=%s",
+                               text->len ? "," : "", spec->extent_size_hint);
+    }
+    return g_string_free(text, text->len == 0);
+}
+
 /* Makes a file, by the protocol that its name says, and opens it. */
-static struct node *co_new_file(const char *filename, GError **error)
+static struct node *co_new_file(const char *filename, const char *extra,
+                                GError **error)
 {
     qapi_auto(blockdev_options) options =
         qapi_blockdev_from_filename(filename, error);
-    struct create_params empty = {0};
+    struct create_params empty = {.extra = extra};
 
     if (!options || !co_image_create_file(filename, &empty, error)) {
         return NULL;
     }
     return co_node_open(options, error);
+}
+
+/* An image that could not be made leaves no files that pass for something. */
+static bool co_make_files(const char *filename, struct image_spec *spec,
+                          GError **error)
+{
+    g_autofree char *extra = options_of_files(spec);
+    struct node *file = co_new_file(filename, extra, error);
+    bool made = file;
+
+    if (made && spec->data_file_name) {
+        spec->data_file = co_new_file(spec->data_file_name, extra, error);
+    }
+    bool data_made = spec->data_file;
+    if (co_format_opened(file, spec, error)) {
+        return true;
+    }
+    if (made) {
+        co_image_delete_file(filename);
+    }
+    if (data_made) {
+        co_image_delete_file(spec->data_file_name);
+    }
+    return false;
 }
 
 bool co_qcow2_create_file(const char *filename,
@@ -310,9 +350,5 @@ bool co_qcow2_create_file(const char *filename,
     if (!qcow2_check_spec(&spec, error)) {
         return false;
     }
-    struct node *file = co_new_file(filename, error);
-    if (file && spec.data_file_name) {
-        spec.data_file = co_new_file(spec.data_file_name, error);
-    }
-    return co_format_opened(file, &spec, error);
+    return co_make_files(filename, &spec, error);
 }

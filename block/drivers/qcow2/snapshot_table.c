@@ -116,7 +116,7 @@ static struct qcow2_snapshot *co_read_entry(struct window *w, uint32_t i,
                   "Too much extra metadata in snapshot table entry %" PRIu32,
                   i);
         error_add_hint(error, "You can force-remove this extra metadata with "
-                              "qemu-img check -r all");
+                              "varve-img check -r all");
         return NULL;
     }
     if (ret == 0) {
@@ -138,7 +138,7 @@ static bool leave_out(struct window *w, uint32_t n, GError **error)
         error_set(error, "Snapshot table too large");
         error_add_hint(error,
                        "You can force-remove all %" PRIu32 " overhanging "
-                       "snapshots with qemu-img check -r all",
+                       "snapshots with varve-img check -r all",
                        n);
         return false;
     }
