@@ -9,6 +9,8 @@ from lib.twin import NAMES, Twin, run
 
 CREATE = """
 o 1M | -q o 1M | o 1.5K | o 1kb | o 1x | o -1 | o 9E | o |  | -f nonsense o 1M
+-f raw -o size=1M,help | -o extent_size_hint=5G o 1M
+-f raw -o extent_size_hint=5G o 1M
 -b base -F qcow2 o | -b base -F qcow2 o 5M | -b base -F raw o
 -u -b missing -F qcow2 o 1M | -u -b missing -F qcow2 o | -u -b base o 1M
 -f raw -b base -F qcow2 o 1M | -f raw -F qcow2 o 1M | -F qcow2 o 1M
@@ -60,7 +62,10 @@ measure -O qcow2 -o foo=1 --size 1G | measure -f qcow2 -O qcow2 top
 measure -O qcow2 -o preallocation=full --size 1G
 measure -O raw -o preallocation=full --size 1G
 amend top | amend -o foo=1 top | amend -o cluster_size=4k top
-amend -o help | amend -o lazy_refcounts=on missing | amend -t x -o size=1M top
+amend -o help | amend -o size=1M | amend -o size=1M top top
+amend -f raw -o help | amend -f raw -o help top | amend -f nonsense -o help top
+amend -o help missing | amend -o help a b | amend -o size=-1 top
+amend -o lazy_refcounts=on missing | amend -t x -o size=1M top
 dd | dd if=top | dd of=o | dd if=missing of=o | dd if=top of=o bs=x
 dd if=top of=o foo=1 | dd if=top of=o count=x | dd if=top of=o bs=0
 nonsense
@@ -109,3 +114,14 @@ def test_looks_at_images(images):
     for name, data in before.items():
         assert (images.dirs[name] / "top").read_bytes() == data
     run("qemu-img", images.ours, "check", "-q", "top", check=0)
+
+
+def test_an_image_that_could_not_be_made_leaves_no_file(images, monkeypatch):
+    monkeypatch.setattr("lib.twin.FILE_LIMIT", 500 << 10)
+    for options in ("preallocation=full", "data_file=d,preallocation=full"):
+        said = images.same("create", "-f", "qcow2", "-o", options, "o", "1M",
+                           but=lambda text: "why")
+        assert said[0] == 1
+        for directory in images.dirs.values():
+            assert not (directory / "o").exists()
+            assert not (directory / "d").exists()

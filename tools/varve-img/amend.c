@@ -9,7 +9,7 @@
 
 struct amend {
     struct image_open how;
-    GString *options;
+    const char *options;
     bool progress, quiet, force;
 };
 
@@ -28,62 +28,58 @@ static bool co_follow(struct amend_request *request, int64_t done, int64_t more)
     return true;
 }
 
+static bool check_format(const struct block_driver *driver)
+{
+    if (!driver->co_amend) {
+        tool_error("Format driver '%s' does not support option amendment",
+                   driver->name);
+    }
+    return driver->co_amend;
+}
+
 static int co_amend(void *opaque, struct node *node)
 {
     const struct amend *o = opaque;
     g_autoptr(GError) error = NULL;
 
-    if (!node->driver->co_amend) {
-        tool_error("Format driver '%s' does not support option amendment",
-                   node->driver->name);
-        return 1;
-    }
     struct followed f = {0};
     struct amend_request request = {
-        .text = o->options->str, .co_progress = co_follow, .opaque = &f};
+        .text = o->options, .co_progress = co_follow, .opaque = &f};
 
+    if (!check_format(node->driver)) {
+        return 1;
+    }
     progress_start(&f.progress, o->progress && !o->quiet);
     bool ok = node->driver->co_amend(node, &request, &error);
     progress_end(&f.progress, ok);
     return ok ? 0 : tool_fail(&error);
 }
 
-static int print_options(void)
+/* Of the format that is said, or is found. */
+static int co_print_options(void *opaque, struct node *node)
 {
-    printf("Amend options for 'qcow2':\n"
-           "  backing_file=<str>     - File name of a base image\n"
-           "  backing_fmt=<str>      - Image format of the base image\n"
-           "  compat=<str>           - Compatibility level (v2 [0.10] or v3 "
-           "[1.1])\n"
-           "  data_file=<str>        - File name of an external data file\n"
-           "  data_file_raw=<bool (on/off)> - The external data file must stay "
-           "valid as a raw image\n"
-           "  lazy_refcounts=<bool (on/off)> - Postpone refcount updates\n"
-           "  refcount_bits=<num>    - Width of a reference count entry in "
-           "bits\n"
-           "  size=<size>            - Virtual disk size\n");
-    return 0;
+    if (!check_format(node->driver)) {
+        return 1;
+    }
+    return img_print_amend_options(node->driver->name);
 }
 
-/* Several -o are one list. True if one asks for help. */
-static bool join_options(struct amend *o, const GPtrArray *strings)
+static int print_options(const struct amend *o)
 {
-    for (unsigned i = 0; i < strings->len; i++) {
-        const char *text = g_ptr_array_index(strings, i);
-        if (!strcmp(text, "help") || !strcmp(text, "?")) {
-            return true;
-        }
-        g_string_append_printf(o->options, "%s%s", i ? "," : "", text);
+    const struct block_driver *driver = block_driver_find(o->how.format);
+
+    if (!driver) {
+        tool_error("Unknown file format '%s'", o->how.format);
     }
-    return false;
+    return driver && check_format(driver)
+               ? img_print_amend_options(driver->name)
+               : 1;
 }
 
 static int amend_run(int argc, char **argv)
 {
     g_autoptr(GPtrArray) strings = g_ptr_array_new();
-    g_autoptr(GString) options = g_string_new(NULL);
-    struct amend o = {.how = {.writable = true, .resize = true},
-                      .options = options};
+    struct amend o = {.how = {.writable = true, .resize = true}};
     const struct tool_option rows[] = {
         {'f', NULL, .text = &o.how.format},
         {'o', NULL, .list = strings},
@@ -103,17 +99,18 @@ static int amend_run(int argc, char **argv)
     if (!strings->len) {
         return tool_usage_error("Must specify options (-o)");
     }
-    if (join_options(&o, strings)) {
-        if (o.how.format || first < argc) {
-            return print_options();
-        }
+    bool help = img_is_help(strings);
+    if (help && o.how.format) {
+        return print_options(&o);
+    }
+    if (argc - first != 1) {
         tool_error("Expecting one image file name");
         return 1;
     }
-    if (!img_one_filename(argc, argv, first, &o.how)) {
-        return 1;
-    }
-    return img_run(&o.how, co_amend, &o);
+    o.how.filename = argv[first];
+    g_autofree char *joined = img_join_options(strings);
+    o.options = joined;
+    return img_run(&o.how, help ? co_print_options : co_amend, &o);
 }
 
 const struct subcommand cmd_amend = {

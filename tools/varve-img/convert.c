@@ -374,14 +374,11 @@ static int convert_run(int argc, char **argv)
     if (!first) {
         return status;
     }
-    for (unsigned i = 0; i < options->len && !c.existing; i++) {
-        if (img_is_help(options->pdata[i])) {
-            return img_print_create_options(c.format ? c.format : "raw",
-                                            first < argc);
-        }
+    if (img_is_help(options) && !c.existing) {
+        return img_print_create_options(c.format ? c.format : "raw",
+                                        first < argc);
     }
-    g_ptr_array_add(options, NULL);
-    g_autofree char *joined = g_strjoinv(",", (char **)options->pdata);
+    g_autofree char *joined = img_join_options(options);
     c.options = *joined ? joined : NULL;
     if (!check_together(&c, c.sparse >= 0)) {
         return 1;

@@ -23,19 +23,13 @@ struct create {
 static bool take_size_option(struct create *c, const char *text, GError **error)
 {
     uint64_t bytes;
-    int ret = keyval_size(text, &bytes);
 
-    if (ret == -ERANGE || (ret == 0 && bytes > INT64_MAX)) {
-        return error_set(error,
-                         "Value '%s' is out of range for parameter "
-                         "'size'",
-                         text);
+    if (!keyval_parse_size("size", text, &bytes, error)) {
+        return false;
     }
-    if (ret < 0) {
+    if (bytes > INT64_MAX) {
         return error_set(
-            error, "Parameter 'size' expects a non-negative number below 2^64\n"
-                   "Optional suffix k, M, G, T, P or E means kilo-, mega-, "
-                   "giga-, tera-, peta-\nand exabytes, respectively.");
+            error, "Value '%s' is out of range for parameter 'size'", text);
     }
     if (c->size_is_a_word) {
         return error_set(error, "The image size must be specified only once");
@@ -191,10 +185,8 @@ static int create_run(int argc, char **argv)
     if (!at) {
         return status;
     }
-    for (unsigned i = 0; i < option_strings->len; i++) {
-        if (img_is_help(g_ptr_array_index(option_strings, i))) {
-            return img_print_create_options(c.format, at < argc);
-        }
+    if (img_is_help(option_strings)) {
+        return img_print_create_options(c.format, at < argc);
     }
     if (at >= argc) {
         return tool_usage_error("Expecting image file name");

@@ -24,42 +24,46 @@ static const char *const type_names[] = {
 struct create_option {
     const char *name;
     enum value_type type;
-    bool of_file;      /* of what the image lies in */
+    bool of_file; /* of what the image lies in */
+    bool amendable;
     const char *value; /* if nothing is said; NULL: shown only when given */
     const char *help;  /* NULL: known, but not to be had */
 };
 
 static const struct create_option qcow2_options[] = {
-    {"encryption", BOOL, false, NULL, NULL},
-    {"encrypt.format", TEXT, false, NULL, NULL},
-    {"cluster_size", SIZE, false, "65536", "qcow2 cluster size"},
-    {"extended_l2", BOOL, false, "off", "Extended L2 tables"},
-    {"preallocation", TEXT, false, NULL,
+    {"encryption", BOOL, false, false, NULL, NULL},
+    {"encrypt.format", TEXT, false, false, NULL, NULL},
+    {"cluster_size", SIZE, false, false, "65536", "qcow2 cluster size"},
+    {"extended_l2", BOOL, false, false, "off", "Extended L2 tables"},
+    {"preallocation", TEXT, false, false, NULL,
      "Preallocation mode (allowed values: off, metadata, falloc, full)"},
-    {"compression_type", TEXT, false, "zlib",
+    {"compression_type", TEXT, false, false, "zlib",
      "Compression method used for image cluster compression"},
-    {"size", SIZE, false, NULL, "Virtual disk size"},
-    {"compat", TEXT, false, NULL,
+    {"size", SIZE, false, true, NULL, "Virtual disk size"},
+    {"compat", TEXT, false, true, NULL,
      "Compatibility level (v2 [0.10] or v3 [1.1])"},
-    {"backing_file", TEXT, false, NULL, "File name of a base image"},
-    {"backing_fmt", TEXT, false, NULL, "Image format of the base image"},
-    {"data_file", TEXT, false, NULL, "File name of an external data file"},
-    {"data_file_raw", BOOL, false, NULL,
+    {"backing_file", TEXT, false, true, NULL, "File name of a base image"},
+    {"backing_fmt", TEXT, false, true, NULL, "Image format of the base image"},
+    {"data_file", TEXT, false, true, NULL,
+     "File name of an external data file"},
+    {"data_file_raw", BOOL, false, true, NULL,
      "The external data file must stay valid as a raw image"},
-    {"lazy_refcounts", BOOL, false, "off", "Postpone refcount updates"},
-    {"refcount_bits", NUMBER, false, "16",
+    {"lazy_refcounts", BOOL, false, true, "off", "Postpone refcount updates"},
+    {"refcount_bits", NUMBER, false, true, "16",
      "Width of a reference count entry in bits"},
-    {"nocow", BOOL, true, NULL, "Turn off copy-on-write (valid only on btrfs)"},
-    {"extent_size_hint", SIZE, true, NULL,
+    {"nocow", BOOL, true, false, NULL,
+     "Turn off copy-on-write (valid only on btrfs)"},
+    {"extent_size_hint", SIZE, true, false, NULL,
      "Extent size hint for the image file, 0 to disable"},
 };
 
 static const struct create_option raw_options[] = {
-    {"size", SIZE, false, NULL, "Virtual disk size"},
-    {"preallocation", TEXT, true, NULL,
+    {"size", SIZE, false, false, NULL, "Virtual disk size"},
+    {"preallocation", TEXT, true, false, NULL,
      "Preallocation mode (allowed values: off, falloc, full)"},
-    {"nocow", BOOL, true, NULL, "Turn off copy-on-write (valid only on btrfs)"},
-    {"extent_size_hint", SIZE, true, NULL,
+    {"nocow", BOOL, true, false, NULL,
+     "Turn off copy-on-write (valid only on btrfs)"},
+    {"extent_size_hint", SIZE, true, false, NULL,
      "Extent size hint for the image file, 0 to disable"},
 };
 
@@ -101,32 +105,42 @@ static int by_name(const void *a, const void *b)
     return strcmp((*x)->name, (*y)->name);
 }
 
-int img_print_create_options(const char *format, bool with_file)
+/* By name, those for which one of the rules holds. */
+static void print_options(const struct create_option *o, size_t n,
+                          bool amendable, bool of_file)
 {
     const struct create_option *sorted[G_N_ELEMENTS(qcow2_options)];
-    size_t n, shown = 0;
+    size_t shown = 0;
+
+    for (size_t i = 0; i < n; i++) {
+        bool wanted = amendable ? o[i].amendable : of_file || !o[i].of_file;
+        if (o[i].help && wanted) {
+            sorted[shown++] = &o[i];
+        }
+    }
+    qsort(sorted, shown, sizeof(*sorted), by_name);
+    for (size_t i = 0; i < shown; i++) {
+        g_autofree char *name = g_strconcat(sorted[i]->name, "=",
+                                            type_names[sorted[i]->type], NULL);
+        printf("  %-22s - %s\n", name, sorted[i]->help);
+    }
+}
+
+int img_print_create_options(const char *format, bool with_file)
+{
+    size_t n;
     const struct create_option *o = options_of(format, &n);
 
     if (!o) {
         tool_error("Unknown file format '%s'", format);
         return 1;
     }
-    for (size_t i = 0; i < n; i++) {
-        if (o[i].help && (with_file || !o[i].of_file)) {
-            sorted[shown++] = &o[i];
-        }
-    }
-    qsort(sorted, shown, sizeof(*sorted), by_name);
     if (with_file) {
         printf("Supported options:\n");
     } else {
         printf("Supported %s options:\n", format);
     }
-    for (size_t i = 0; i < shown; i++) {
-        g_autofree char *name = g_strconcat(sorted[i]->name, "=",
-                                            type_names[sorted[i]->type], NULL);
-        printf("  %-22s - %s\n", name, sorted[i]->help);
-    }
+    print_options(o, n, false, with_file);
     if (!with_file) {
         printf("\nThe protocol level may support further options.\n"
                "Specify the target filename to include those options.\n");
@@ -134,33 +148,45 @@ int img_print_create_options(const char *format, bool with_file)
     return 0;
 }
 
-bool img_is_help(const char *options)
+int img_print_amend_options(const char *format)
 {
-    return options && (!strcmp(options, "help") || !strcmp(options, "?"));
+    size_t n;
+    const struct create_option *o = options_of(format, &n);
+
+    printf("Amend options for '%s':\n", format);
+    print_options(o, n, true, false);
+    return 0;
+}
+
+bool img_is_help(const GPtrArray *texts)
+{
+    for (unsigned i = 0; i < texts->len; i++) {
+        g_autoptr(GPtrArray) list = keyval_split(texts->pdata[i], NULL, NULL);
+
+        for (unsigned k = 0; list && k < list->len; k++) {
+            const struct keyval *kv = list->pdata[k];
+            if (!strcmp(kv->key, "help") || !strcmp(kv->key, "?")) {
+                return true;
+            }
+        }
+    }
+    return false;
+}
+
+char *img_join_options(GPtrArray *texts)
+{
+    g_ptr_array_add(texts, NULL);
+    char *joined = g_strjoinv(",", (char **)texts->pdata);
+    g_ptr_array_set_size(texts, (int)texts->len - 1);
+    return joined;
 }
 
 /* ---- checking ------------------------------------------------------------ */
 
-static bool check_size(const struct keyval *kv, GError **error)
-{
-    uint64_t bytes;
-    int ret = keyval_size(kv->value, &bytes);
-
-    if (ret == -ERANGE) {
-        return error_set(error, "Value '%s' is out of range for parameter '%s'",
-                         kv->value, kv->key);
-    }
-    return ret == 0 ||
-           error_set(error,
-                     "Parameter '%s' expects a non-negative number below "
-                     "2^64\nOptional suffix k, M, G, T, P or E means kilo-, "
-                     "mega-, giga-, tera-, peta-\nand exabytes, respectively.",
-                     kv->key);
-}
-
 static bool check_value(const struct keyval *kv, enum value_type type,
                         GError **error)
 {
+    uint64_t bytes;
     char *end;
 
     switch (type) {
@@ -169,7 +195,7 @@ static bool check_value(const struct keyval *kv, enum value_type type,
                error_set(error, "Parameter '%s' expects 'on' or 'off'",
                          kv->key);
     case SIZE:
-        return check_size(kv, error);
+        return keyval_parse_size(kv->key, kv->value, &bytes, error);
     case NUMBER:
         g_ascii_strtoull(kv->value, &end, 0);
         return (*kv->value && !*end) ||

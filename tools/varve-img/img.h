@@ -90,8 +90,12 @@ int64_t img_zero_run(const uint8_t *buf, int64_t bytes, int64_t step,
 /* ---- options of new images (create_options.c) ---- */
 
 bool img_has_create_options(const char *format);
-/* "-o help" asks for it. */
-bool img_is_help(const char *options);
+/* Whether one of the texts behind -o asks for it: "help", "size=1G,help". */
+bool img_is_help(const GPtrArray *texts);
+/* Several -o are one list. Caller frees. */
+char *img_join_options(GPtrArray *texts);
+/* Prints what amend -o takes; returns 0. The format has such options. */
+int img_print_amend_options(const char *format);
 /* Prints what -o takes; with_file: also what the file takes that the image lies
  * in. Returns the exit status. */
 int img_print_create_options(const char *format, bool with_file);

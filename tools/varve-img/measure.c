@@ -108,8 +108,7 @@ static int measure_run(int argc, char **argv)
     if (!first) {
         return status;
     }
-    g_ptr_array_add(extras, NULL);
-    g_autofree char *extra = g_strjoinv(",", (char **)extras->pdata);
+    g_autofree char *extra = img_join_options(extras);
     o.params.extra = *extra ? extra : NULL;
     if (argc - first > 1) {
         tool_error("At most one filename argument is allowed.");

@@ -25,20 +25,14 @@ struct resize {
 static bool parse_size(struct resize *o)
 {
     const char *text = o->size;
+    g_autoptr(GError) error = NULL;
     uint64_t bytes;
 
     if (*text == '+' || *text == '-') {
         o->sign = *text++ == '+' ? 1 : -1;
     }
-    int ret = keyval_size(text, &bytes);
-    if (ret == -ERANGE) {
-        tool_error("Value '%s' is out of range for parameter 'size'", text);
-        return false;
-    }
-    if (ret < 0) {
-        tool_error("Parameter 'size' expects a non-negative number below 2^64\n"
-                   "Optional suffix k, M, G, T, P or E means kilo-, mega-, "
-                   "giga-, tera-, peta-\nand exabytes, respectively.");
+    if (!keyval_parse_size("size", text, &bytes, &error)) {
+        tool_fail(&error);
         return false;
     }
     /* More than this is too much in either direction. */
