@@ -10,6 +10,7 @@
  * stack of its coroutine, and comes home as mail. The lock guards the queue and
  * the counters, and is never held over a job or a system call.
  */
+#include "aio/worker.h"
 #include "aio/file_io.h"
 
 #include <assert.h>
@@ -19,8 +20,9 @@
 #include <time.h>
 #include "aio/loop_internal.h"
 
-#define WORKERS_MAX  64
-#define IDLE_SECONDS 10
+#define WORKERS_MAX 64
+
+int worker_idle_seconds = 10;
 
 struct worker_job {
     struct mail home;
@@ -196,7 +198,7 @@ static bool wait_for_work(void)
     int ret = 0;
 
     clock_gettime(CLOCK_MONOTONIC, &until);
-    until.tv_sec += IDLE_SECONDS;
+    until.tv_sec += worker_idle_seconds;
     idle++;
     while (!queue.first && ret != ETIMEDOUT) {
         ret = pthread_cond_timedwait(&work_there, &lock, &until);

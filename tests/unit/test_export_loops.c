@@ -167,7 +167,7 @@ static bool write_batch(struct front *f)
     }
     bool ok = vhost_client_io(c, 0, VIRTIO_BLK_T_FLUSH, 0, NULL, 0) == 0;
     for (int i = 0; i < BATCH; i++) {
-        for (int n = 0; status[i] == 0xff && n < 20000; n++) {
+        for (int n = 0; status[i] == 0xff && n < 1200000; n++) {
             if (!vhost_client_reap(c)) {
                 g_usleep(100);
             }

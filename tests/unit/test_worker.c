@@ -15,6 +15,7 @@
 #include "aio/iothread.h"
 #include "aio/loop.h"
 #include "aio/mailbox.h"
+#include "aio/worker.h"
 
 static int whoami(void *opaque)
 {
@@ -127,12 +128,9 @@ static void no_job_is_left_lying(void **state)
 {
     struct loop *loop = loop_new("test", LOOP_CLOCK_REAL);
     struct iothread *t = iothread_new("other");
-    int64_t start = loop_now_ns(loop);
 
     loop_run_co(loop, co_many_short, NULL);
     loop_call_blocking(iothread_loop(t), co_many_short, NULL);
-    /* A call that gets lost is made up for only when an idle thread ends. */
-    assert_true(loop_now_ns(loop) - start < INT64_C(9000000000));
     iothread_free(t);
     loop_free(loop);
 }
@@ -206,5 +204,9 @@ int main(void)
         cmocka_unit_test(no_job_is_left_lying),
         cmocka_unit_test(jobs_of_a_lane_run_one_at_a_time_and_in_order),
     };
+
+    /* A call that gets lost is made up for only when an idle thread ends: here
+     * never. */
+    worker_idle_seconds = 1000000;
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

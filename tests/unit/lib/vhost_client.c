@@ -17,9 +17,8 @@
 #include "aio/atomic.h"
 #include "util/range.h"
 
-/* Calls of wait, or tenths of a second, until a back-end counts as dead. */
-#define PATIENCE 20000
-#define SECONDS  10
+/* Calls of wait, or milliseconds, until a back-end counts as dead. */
+#define PATIENCE 120000
 
 static void nap(struct vhost_client *c)
 {
@@ -29,7 +28,7 @@ static void nap(struct vhost_client *c)
     for (unsigned i = 0; i < c->num_queues; i++) {
         fds[n++] = (struct pollfd){c->queues[i].call, POLLIN, 0};
     }
-    poll(fds, n, SECONDS * 1000 / PATIENCE + 1);
+    poll(fds, n, 1);
 }
 
 static void wait_a_little(struct vhost_client *c)
