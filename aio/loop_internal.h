@@ -50,6 +50,9 @@ struct loop {
     unsigned trial_after; /* so many of them */
     unsigned trial_left;  /* waits of the trial that is on */
 
+    /* Calls on other loops: see mailbox.c. */
+    unsigned calls_to_sleep, calls_asleep;
+
     enum loop_clock clock;
     int64_t simulated_ns;
     int64_t stamp_ns; /* of this round of work; 0 = not asked for yet */
@@ -86,6 +89,15 @@ enum { LOOP_POLL_DEFAULT_NS = 32000 };
 static inline bool loop_has_ready(const struct loop *loop)
 {
     return loop->ready.first || loop->paused.first || loop->deferred;
+}
+/* Within a loop that waits for another thread. */
+static inline void cpu_relax(void)
+{
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("yield" ::: "memory");
+#endif
 }
 void loop_flush(struct loop *loop);
 /* Arms hooks and mailbox before a sleep; false, and nothing armed, if there is

@@ -32,15 +32,6 @@
 #define TRIAL_FIRST 16
 #define TRIAL_RARE  16384
 
-static inline void cpu_relax(void)
-{
-#if defined(__x86_64__)
-    __builtin_ia32_pause();
-#elif defined(__aarch64__)
-    __asm__ volatile("yield" ::: "memory");
-#endif
-}
-
 /* ---- hooks ---- */
 
 void loop_hook_add(struct loop *loop, struct loop_hook *hook)
