@@ -28,7 +28,7 @@ static inline bool bench_args(int argc, char **argv, int first,
         for (unsigned a = 0; equals && a < n; a++) {
             if (strncmp(argv[i], args[a].name, equals - argv[i]) == 0 &&
                 !args[a].name[equals - argv[i]]) {
-                known = keyval_parse_size(equals + 1, args[a].value, NULL);
+                known = keyval_size(equals + 1, args[a].value) == 0;
             }
         }
         if (!known) {
