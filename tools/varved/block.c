@@ -68,7 +68,7 @@ enum option_result apply_export(struct daemon *d, const char *value,
     if (!strcmp(value, "help")) {
         return error_set(error, "Help is not available for this option");
     }
-    struct block_export_options *options = qapi_options_parse(
+    qapi_auto(block_export_options) options = qapi_options_parse(
         &qapi_type_block_export_options, value, "type", error);
     if (!options) {
         return OPTION_FAILED;
