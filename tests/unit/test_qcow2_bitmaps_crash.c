@@ -15,13 +15,13 @@
 #include <cmocka.h>
 #include <string.h>
 
+#include "lib/crash_log.h"
 #include "lib/fake_driver.h"
 #include "lib/qcow2_image.h"
 
-#define SIZE   (INT64_C(2) << 20)
-#define LIVES  3
-#define TRIES  4 /* rebuilt images at each point */
-#define SECTOR 512
+#define SIZE  (INT64_C(2) << 20)
+#define LIVES 3
+#define TRIES 4 /* rebuilt images at each point */
 
 /* What a bitmap may be, from event `from` on and before event `to`. */
 struct truth {
@@ -30,6 +30,7 @@ struct truth {
 };
 
 struct life {
+    struct node *file;
     GArray *truths;
     uint8_t *image; /* before the record */
     int64_t image_bytes;
@@ -113,38 +114,21 @@ static bool may_be(const struct life *l, const char *name, const char *digest,
     return false;
 }
 
-static void apply(struct node *disk, const struct mem_event *e, GRand *torn)
-{
-    for (int64_t at = 0; !e->flush && at < e->bytes;) {
-        int64_t n = MIN(e->bytes - at, SECTOR - (e->offset + at) % SECTOR);
-        if (!torn || g_rand_int_range(torn, 0, 4)) {
-            memcpy(mem_disk_of(disk)->data + e->offset + at, e->data + at, n);
-        }
-        at += n;
-    }
-    if (!e->flush) {
-        disk->length = MAX(disk->length, e->offset + e->bytes);
-    }
-}
-
 /* The disk after a crash when `point` events had been issued. */
 static void rebuild(struct life *l, struct node *disk, const GArray *log,
                     guint point, int keep)
 {
-    guint stable = point;
+    uint64_t stable = crash_stable(log, l->file, point);
 
     memset(mem_disk_of(disk)->data, 0, disk->length);
     memcpy(mem_disk_of(disk)->data, l->image, l->image_bytes);
     disk->length = l->image_bytes;
-    while (stable && !g_array_index(log, struct mem_event, stable - 1).flush) {
-        stable--;
-    }
     for (guint i = 0; i < point; i++) {
         const struct mem_event *e = &g_array_index(log, struct mem_event, i);
-        if (i < stable || keep == 10) {
-            apply(disk, e, NULL);
+        if (e->time < stable || keep == 10) {
+            mem_disk_replay(disk, e, NULL);
         } else if (g_rand_int_range(l->rand, 0, 10) < keep) {
-            apply(disk, e, g_rand_boolean(l->rand) ? l->rand : NULL);
+            mem_disk_replay(disk, e, g_rand_boolean(l->rand) ? l->rand : NULL);
         }
     }
 }
@@ -172,6 +156,7 @@ static void co_crash(const char *create, unsigned seed)
 {
     struct node *file = co_mem_disk("disk"), *disk = co_mem_disk("crash");
     struct life l = {
+        .file = file,
         .truths = g_array_new(false, false, sizeof(struct truth)),
         .rand = g_rand_new_with_seed(seed),
     };

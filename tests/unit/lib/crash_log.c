@@ -5,46 +5,50 @@
 
 #include <string.h>
 
-struct crash_start crash_record(struct node *file)
+struct crash_start crash_start(struct node *file)
 {
-    struct crash_start start = {
-        g_memdup2(mem_disk_of(file)->data, file->length), file->length};
-
-    mem_disk_record(file);
-    return start;
+    return (struct crash_start){
+        file, g_memdup2(mem_disk_of(file)->data, file->length), file->length};
 }
 
-/* The first event that a write with REQ_FUA before `point` says nothing of, if
- * it is a resize. */
-static guint resized_for_good(const GArray *log, guint point)
+struct crash_start crash_record(struct node *file)
 {
-    guint end = 0;
+    mem_disk_record(file);
+    return crash_start(file);
+}
+
+uint64_t crash_stable(const GArray *log, const struct node *disk, guint point)
+{
+    uint64_t stable = 0;
 
     for (guint i = 0; i < point; i++) {
         const struct mem_event *e = &g_array_index(log, struct mem_event, i);
-        end = e->fua ? MAX(end, e->began) : end;
+        if (e->flush && e->disk == disk) {
+            stable = MAX(stable, e->time);
+        }
     }
-    return end;
+    return stable;
 }
 
 void crash_rebuild(struct node *disk, const struct crash_start *start,
                    const GArray *log, guint point, GRand *rand)
 {
-    guint stable = point;
+    const struct mem_event *events = (const struct mem_event *)log->data;
+    uint64_t stable = crash_stable(log, start->disk, point);
 
     memset(mem_disk_of(disk)->data, 0, disk->length);
     memcpy(mem_disk_of(disk)->data, start->image, start->bytes);
     disk->length = start->bytes;
-    while (stable && !g_array_index(log, struct mem_event, stable - 1).flush) {
-        stable--;
-    }
     int keep = g_rand_int_range(rand, 1, 10);
-    guint resized = resized_for_good(log, point);
     for (guint i = 0; i < point; i++) {
-        const struct mem_event *e = &g_array_index(log, struct mem_event, i);
-        bool sure = i < stable || e->fua || (e->resize && i < resized);
-        if (sure || g_rand_int_range(rand, 0, 10) < keep) {
-            mem_disk_replay(disk, e);
+        if (events[i].disk != start->disk) {
+            continue;
+        }
+        if (i < stable) {
+            mem_disk_replay(disk, &events[i], NULL);
+        } else if (g_rand_int_range(rand, 0, 10) < keep) {
+            mem_disk_replay(disk, &events[i],
+                            g_rand_int_range(rand, 0, 4) ? NULL : rand);
         }
     }
 }

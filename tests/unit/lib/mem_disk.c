@@ -12,6 +12,10 @@
 #include "block/node_int.h"
 #include "util/error.h"
 
+enum { SECTOR = 512 };
+
+static uint64_t now;
+
 struct mem_disk *mem_disk_of(struct node *node)
 {
     return node->state;
@@ -54,25 +58,36 @@ static int co_mem_preadv(struct node *node, int64_t offset, int64_t bytes,
     return 0;
 }
 
-static void record(struct mem_disk *d, bool flush, int64_t offset,
-                   int64_t bytes)
+/* The number of the event, -1: nothing is recorded. */
+static int64_t record(struct node *node, int64_t offset, int64_t bytes,
+                      uint64_t time)
 {
-    if (d->log) {
-        struct mem_event e = {.flush = flush, .offset = offset, .bytes = bytes};
-        if (!flush) {
-            e.data = g_memdup2(d->data + offset, bytes);
-        }
-        g_array_append_val(d->log, e);
+    struct mem_disk *d = node->state;
+
+    if (!d->log) {
+        return -1;
     }
+    struct mem_event e = {.disk = node,
+                          .time = time,
+                          .offset = offset,
+                          .bytes = bytes,
+                          .data = g_memdup2(d->data + offset, bytes)};
+    g_array_append_val(d->log, e);
+    return d->log->len - 1;
 }
 
-static void record_fua(struct mem_disk *d, guint began, int64_t offset,
+static void record_fua(struct node *node, guint began, int64_t offset,
                        int64_t bytes, const struct iov *iov)
 {
+    struct mem_disk *d = node->state;
+
     d->fua_writes++;
     if (d->log) {
-        struct mem_event e = {
-            .fua = true, .began = began, .offset = offset, .bytes = bytes};
+        struct mem_event e = {.disk = node,
+                              .fua = true,
+                              .began = began,
+                              .offset = offset,
+                              .bytes = bytes};
         e.data = g_malloc(bytes);
         iov_to_buf(iov, 0, e.data, bytes);
         g_array_append_val(d->log, e);
@@ -94,10 +109,13 @@ static int co_mem_pwritev(struct node *node, int64_t offset, int64_t bytes,
         return -ENOSPC;
     }
     iov_to_buf(iov, 0, d->data + offset, bytes);
-    record(d, false, offset, bytes);
+    int64_t event = record(node, offset, bytes, UINT64_MAX);
     pause_some(d);
+    if (event >= 0 && d->log) {
+        g_array_index(d->log, struct mem_event, event).time = ++now;
+    }
     if (flags & REQ_FUA) {
-        record_fua(d, began, offset, bytes, iov);
+        record_fua(node, began, offset, bytes, iov);
     }
     return 0;
 }
@@ -109,14 +127,14 @@ static int co_mem_pdiscard(struct node *node, int64_t offset, int64_t bytes)
     pause_some(d);
     d->discarded += bytes;
     memset(d->data + offset, 0xdd, MIN(bytes, node->length - offset));
-    record(d, false, offset, MIN(bytes, node->length - offset));
+    record(node, offset, MIN(bytes, node->length - offset), ++now);
     return 0;
 }
 
 static int co_mem_flush(struct node *node)
 {
     struct mem_disk *d = node->state;
-    guint at = d->log ? d->log->len : 0;
+    uint64_t began = ++now;
 
     d->flushes++;
     pause_some(d);
@@ -124,9 +142,8 @@ static int co_mem_flush(struct node *node)
         return -d->fail_errno;
     }
     if (d->log) {
-        /* Only what was complete when it began is certainly stable. */
-        struct mem_event e = {.flush = true};
-        g_array_insert_val(d->log, at, e);
+        struct mem_event e = {.disk = node, .flush = true, .time = began};
+        g_array_append_val(d->log, e);
     }
     return 0;
 }
@@ -150,34 +167,51 @@ static bool co_mem_truncate(struct node *node, int64_t size, bool exact,
     }
     pause_some(d);
     if (d->log) {
-        struct mem_event e = {.resize = true, .offset = size};
+        struct mem_event e = {
+            .disk = node, .resize = true, .time = ++now, .offset = size};
         g_array_append_val(d->log, e);
     }
     set_length(node, size);
     return true;
 }
 
-void mem_disk_replay(struct node *node, const struct mem_event *e)
+static void replay_write(struct node *node, const struct mem_event *e,
+                         GRand *torn)
+{
+    uint8_t *data = mem_disk_of(node)->data;
+
+    for (int64_t at = 0, n; at < e->bytes; at += n) {
+        n = torn ? MIN(e->bytes - at, SECTOR - (e->offset + at) % SECTOR)
+                 : e->bytes;
+        if (!torn || g_rand_int_range(torn, 0, 4)) {
+            memcpy(data + e->offset + at, e->data + at, n);
+        }
+    }
+    node->length = MAX(node->length, e->offset + e->bytes);
+}
+
+void mem_disk_replay(struct node *node, const struct mem_event *e, GRand *torn)
 {
     if (e->resize) {
         set_length(node, e->offset);
     } else if (!e->flush) {
-        memcpy(mem_disk_of(node)->data + e->offset, e->data, e->bytes);
-        node->length = MAX(node->length, e->offset + e->bytes);
+        replay_write(node, e, torn);
     }
 }
 
 void mem_disk_forget(struct node *node)
 {
     struct mem_disk *d = node->state;
+    GArray *log = d->shares_log ? NULL : d->log;
 
-    for (guint i = 0; d->log && i < d->log->len; i++) {
-        g_free(g_array_index(d->log, struct mem_event, i).data);
+    for (guint i = 0; log && i < log->len; i++) {
+        g_free(g_array_index(log, struct mem_event, i).data);
     }
-    if (d->log) {
-        g_array_free(d->log, true);
+    if (log) {
+        g_array_free(log, true);
     }
     d->log = NULL;
+    d->shares_log = false;
 }
 
 static void co_mem_close(struct node *node)
@@ -224,6 +258,12 @@ void mem_disk_record(struct node *node)
 {
     mem_disk_of(node)->log =
         g_array_new(false, false, sizeof(struct mem_event));
+}
+
+void mem_disk_record_beside(struct node *node, struct node *other)
+{
+    mem_disk_of(node)->log = mem_disk_of(other)->log;
+    mem_disk_of(node)->shares_log = true;
 }
 
 void mem_disk_save(struct node *node, const char *path)

@@ -15,12 +15,16 @@
 #define MEM_DISK_MAX (INT64_C(256) << 20)
 
 struct mem_event {
+    struct node *disk; /* whose */
     bool flush;
     bool resize; /* to `offset` bytes */
     /* A write with REQ_FUA has ended: with it what it wrote is stable, and each
      * resize before event number `began`. */
     bool fua;
     guint began;
+    /* On one clock for all disks: a flush makes stable what had ended when it
+     * began. */
+    uint64_t time; /* a flush: began; a write: ended, UINT64_MAX if not yet */
     int64_t offset, bytes;
     uint8_t *data;
 };
@@ -36,14 +40,18 @@ struct mem_disk {
     unsigned reads, writes, flushes, fua_writes;
     int64_t discarded; /* bytes */
     GArray *log;       /* struct mem_event, or NULL */
+    bool shares_log;
 };
 
 /* The caller owns the reference. */
 struct node *co_mem_disk(const char *name);
 struct mem_disk *mem_disk_of(struct node *node);
 void mem_disk_record(struct node *node);
-/* Does to the disk what was recorded, once more. */
-void mem_disk_replay(struct node *node, const struct mem_event *e);
+/* The same into the log of another disk, which outlives this one. */
+void mem_disk_record_beside(struct node *node, struct node *other);
+/* Does to the disk what was recorded, once more; of a write just some sectors
+ * if `torn` is there, which picks them. */
+void mem_disk_replay(struct node *node, const struct mem_event *e, GRand *torn);
 /* Ends it; the log is gone. */
 void mem_disk_forget(struct node *node);
 /* Copies the content to a file of the host. */
