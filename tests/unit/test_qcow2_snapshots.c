@@ -21,31 +21,7 @@
 #include "lib/crash_log.h"
 #include "lib/fake_driver.h"
 #include "lib/qcow2_image.h"
-
-/* What a snapshot must show. */
-struct shot {
-    char *name;
-    uint8_t *model;
-    int64_t size;
-};
-
-static void shot_free(gpointer opaque)
-{
-    struct shot *shot = opaque;
-
-    g_free(shot->name);
-    g_free(shot->model);
-    g_free(shot);
-}
-
-static struct shot *shot_copy(const struct shot *from)
-{
-    struct shot *shot = g_new(struct shot, 1);
-
-    *shot = (struct shot){g_strdup(from->name),
-                          g_memdup2(from->model, from->size), from->size};
-    return shot;
-}
+#include "lib/shots.h"
 
 /* An image at work. */
 struct life {
@@ -55,11 +31,6 @@ struct life {
     const char *open;
     unsigned taken;
 };
-
-static GPtrArray *shots_new(void)
-{
-    return g_ptr_array_new_with_free_func(shot_free);
-}
 
 static void co_life_begin(struct life *l, const struct shape *shape,
                           unsigned seed)
@@ -86,30 +57,6 @@ static void co_life_end(struct life *l)
 
 /* ---- what is there ------------------------------------------------------- */
 
-/* Asserts that the image in `file` has these snapshots, and that they show what
- * they must. */
-static void co_verify_shots(const char *file, const GPtrArray *shots)
-{
-    for (unsigned i = 0; i < shots->len; i++) {
-        const struct shot *shot = g_ptr_array_index(shots, i);
-        struct stress v = {.model = shot->model, .unit = 512};
-        GError *error = NULL;
-        v.node = co_open("driver=qcow2,file=%s,read-only=on", file);
-        struct snapshot_info_list *list = node_snapshots(v.node);
-        assert_int_equal(list->n, shots->len);
-        assert_string_equal(list->items[i]->name, shot->name);
-        snapshot_info_list_free(list);
-        if (!co_node_snapshot_load(v.node, NULL, shot->name, &error)) {
-            fail_msg("%s", error->message);
-        }
-        assert_int_equal(v.node->length, shot->size);
-        v.unknown = g_malloc0(shot->size / 512);
-        co_verify(&v, 0, shot->size);
-        g_free(v.unknown);
-        co_node_unref(v.node);
-    }
-}
-
 /* The file as it is, copied to another disk and looked at there. */
 static void co_verify_life(struct life *l)
 {
@@ -121,7 +68,7 @@ static void co_verify_life(struct life *l)
     disk->length = l->file->length;
     co_verify(&l->t, 0, l->t.size);
     co_check(disk, true);
-    co_verify_shots("copy", l->shots);
+    co_verify_shots("driver=qcow2,file=copy,read-only=on", l->shots);
     co_node_unref(disk);
 }
 
@@ -129,13 +76,11 @@ static void co_verify_life(struct life *l)
 
 static void co_take(struct life *l)
 {
-    struct shot *shot = g_new(struct shot, 1);
+    g_autofree char *name = g_strdup_printf("shot-%u", l->taken++);
+    struct snapshot_info info = {.name = name};
 
-    *shot = (struct shot){g_strdup_printf("shot-%u", l->taken++),
-                          g_memdup2(l->t.model, l->t.size), l->t.size};
-    struct snapshot_info info = {.name = shot->name};
     assert_int_equal(co_node_snapshot_create(l->node, &info), 0);
-    g_ptr_array_add(l->shots, shot);
+    shots_add(l->shots, name, l->t.model, l->t.size);
 }
 
 static struct shot *any(struct life *l, unsigned *i)
@@ -249,7 +194,8 @@ static void co_check_crash(struct node *disk, const struct life *l,
         assert_memory_equal(now, l->t.model, l->t.size);
     }
     if (!many) {
-        co_verify_shots("crash", changed ? l->shots : shots_before);
+        co_verify_shots("driver=qcow2,file=crash,read-only=on",
+                        changed ? l->shots : shots_before);
     }
 }
 
@@ -257,13 +203,10 @@ static void co_check_crash(struct node *disk, const struct life *l,
 static void co_crash_step(struct life *l, GRand *rand, unsigned points)
 {
     g_autofree uint8_t *before = g_memdup2(l->t.model, l->t.size);
-    g_autoptr(GPtrArray) shots = shots_new();
+    g_autoptr(GPtrArray) shots = shots_copy(l->shots);
     struct mem_disk *d = mem_disk_of(l->file);
 
     assert_int_equal(co_node_flush(l->node), 0);
-    for (unsigned i = 0; i < l->shots->len; i++) {
-        g_ptr_array_add(shots, shot_copy(g_ptr_array_index(l->shots, i)));
-    }
     struct crash_start start = crash_record(l->file);
     co_step(l);
     struct node *disk = co_mem_disk("crash");
