@@ -3,9 +3,11 @@
  */
 #include "tests/fuzz/lib/qcow2_input.h"
 
+#include <endian.h>
 #include <string.h>
 #include "aio/loop.h"
 #include "block/driver.h"
+#include "block/drivers/qcow2/format.h"
 #include "qapi/options.h"
 #include "tests/unit/lib/mem_disk.h"
 
@@ -58,6 +60,17 @@ int qcow2_input_run(const uint8_t *data, size_t size,
     }
     loop_free(loop);
     return 0;
+}
+
+bool qcow2_input_is_tedious(const struct qcow2_input *in)
+{
+    const size_t at = offsetof(struct qcow2_disk_header, nb_snapshots);
+    uint32_t n = 0;
+
+    if (in->size >= at + sizeof(n)) {
+        memcpy(&n, in->data + at, sizeof(n));
+    }
+    return be32toh(n) > in->size / sizeof(struct qcow2_disk_snapshot);
 }
 
 uint8_t qcow2_input_u8(struct qcow2_input *in)

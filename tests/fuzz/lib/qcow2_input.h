@@ -29,6 +29,10 @@ struct qcow2_input {
  * Always 0. */
 int qcow2_input_run(const uint8_t *data, size_t size,
                     void (*co_one)(struct qcow2_input *in));
+/* Whether the image says that it has more snapshots than the input could
+ * describe. They are read as zeroes from behind its end, which takes its time
+ * and is the same each time. */
+bool qcow2_input_is_tedious(const struct qcow2_input *in);
 /* The next byte of the script; 0 behind its end. */
 uint8_t qcow2_input_u8(struct qcow2_input *in);
 
