@@ -169,7 +169,9 @@ void nbd_client_lose(struct nbd_client *c)
     }
     nbd_client_drop(c);
     c->next_attempt_ns = 0;
-    c->patience_end_ns = nbd_client_deadline(c->options->u.nbd.reconnect_delay);
+    c->patience_end_ns =
+        c->given_up ? 0
+                    : nbd_client_deadline(c->options->u.nbd.reconnect_delay);
     g_warning("NBD server at '%s': connection lost: %s", c->server,
               c->why ? c->why : "the server hung up");
 }

@@ -1,6 +1,7 @@
 """The driver nbd: disks that an NBD server exports."""
 import json
 import queue
+import signal
 import socket
 import subprocess
 import threading
@@ -404,6 +405,22 @@ def test_the_end_waits_for_no_server_to_come_back(pausing, start):
     pausing.arrived.get(timeout=TIMEOUT)
     pausing.close()
     daemon.terminate()
+
+
+def test_the_end_waits_for_no_server_that_goes_meanwhile(pausing, start):
+    daemon = start(Varved)
+    add(daemon, pausing, reconnect_delay=3600)
+    pausing.held = True
+    daemon.connect(socket=1).send({
+        "execute": "human-monitor-command",
+        "arguments": {"command-line": 'qemu-io n "write 0 4k"'}})
+    pausing.arrived.get(timeout=TIMEOUT)
+    daemon.process.send_signal(signal.SIGTERM)
+    daemon.qmp.wait_event("SHUTDOWN")
+    time.sleep(0.1)  # a head start for giving up; else it passes anyhow
+    pausing.close()
+    daemon.wait()
+    daemon.check_end(0)
 
 
 def test_the_end_waits_for_no_server_that_says_nothing(start, tmp_path):
