@@ -12,6 +12,7 @@ import subprocess
 import pytest
 
 from lib import ROOT, Varved, build_dir
+from lib.daemon import program
 
 PAGES = ["docs/bitmaps.md", "docs/nbd.md"]
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.M | re.S)
@@ -109,3 +110,67 @@ def test_the_tour_of_the_readme_runs(tmp_path):
               if isinstance(a.get("return"), list)][0]
     bitmap = drives[0]["inserted"]["dirty-bitmaps"][0]
     assert (bitmap["name"], bitmap["count"]) == ("b0", 65536)
+
+
+# ---- programs explain themselves ----------------------------------------------
+
+COMMANDS = ["amend", "bench", "bitmap", "check", "commit", "compare", "convert",
+            "create", "dd", "info", "map", "measure", "rebase", "resize",
+            "snapshot"]
+
+
+def help_of(*argv):
+    return subprocess.run([program(argv[0]), *argv[1:], "--help"], check=True,
+                          capture_output=True, text=True).stdout
+
+
+def manual_of(name):
+    with open(os.path.join(ROOT, "docs", "man", f"{name}.1")) as f:
+        return f.read().replace("\\-", "-").replace("\\fR", "")
+
+
+def options_in(text):
+    """Those that begin a line of a help text."""
+    return {option for line in re.findall(r"^ +(-.*)", text, re.M)
+            for option in re.findall(r"(?:^|, )(--?[A-Za-z][\w-]*)", line)}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_manual_has_every_option_of_a_subcommand(command):
+    pages = re.split(r"^\.SH COMMON OPTIONS$", manual_of("varve-img"), flags=re.M)
+    sections = [s for s in pages[0].split("\n.TP\n")
+                if re.match(r'\.BR "?' + command + r"\b", s)]
+    known = set(re.findall(r"--?[A-Za-z][\w-]*", " ".join(sections) + pages[1]))
+    assert options_in(help_of("varve-img", command)) - known == set()
+
+
+@pytest.mark.parametrize("name", ["varved", "varve-io"])
+def test_the_manual_has_every_option_of_a_program(name):
+    known = set(re.findall(r"--?[A-Za-z][\w-]*", manual_of(name)))
+    known |= {"-" + option for option in known}
+    assert options_in(help_of(name)) - known == set()
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_examples_of_a_subcommand_run(command, tmp_path):
+    env = dict(os.environ, PATH=build_dir() + ":" + os.environ["PATH"])
+
+    def shell(text):
+        subprocess.run(["bash", "-euc", text], cwd=tmp_path, env=env,
+                       check=True, capture_output=True)
+
+    shell("mkdir moved; qemu-img create -f raw disk.raw 8G;"
+          "qemu-img create -f qcow2 disk.qcow2 8G;"
+          "qemu-img create -f qcow2 scratch.qcow2 1G;"
+          "cp disk.raw restored.raw;"
+          "qemu-img create -f qcow2 base.qcow2 8G; cp base.qcow2 moved;"
+          "qemu-img create -f qcow2 -b base.qcow2 -F qcow2 overlay.qcow2")
+    if command == "bitmap":
+        shell("qemu-img bitmap --add disk.qcow2 tuesday;"
+              "qemu-img bitmap --add disk.qcow2 week")
+    examples = re.findall(r"^  (varve-img .*)$",
+                          re.split(r"^examples?:$", help_of("varve-img", command),
+                                   flags=re.M)[1], re.M)
+    assert examples
+    for example in examples:
+        shell(example)

@@ -17,6 +17,8 @@ int img_help(const struct subcommand *cmd)
 {
     printf("usage: %s %s %s\n\n%s\n\n%s", g_get_prgname(), cmd->name,
            cmd->usage, cmd->what, cmd->help);
+    printf(
+        "\n'--object TYPE,id=ID,...' makes an object that an image needs.\n");
     return 0;
 }
 
