@@ -160,6 +160,13 @@ char *node_json_filename(struct node *node)
     return o ? qapi_blockdev_options_to_filename(o) : g_strdup("");
 }
 
+void node_refresh_json_filename(struct node *node)
+{
+    g_free(node->filename);
+    node->filename = node->options ? node_json_filename(node)
+                                   : g_strdup(node->file->child->filename);
+}
+
 static bool shows_child_name(const struct node *node)
 {
     if (!node->options || node_is_filter(node)) {

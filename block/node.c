@@ -112,6 +112,13 @@ static void enlist(struct node *node)
     TAILQ_INSERT_TAIL(&node->graph->nodes, node, link);
 }
 
+void node_now_youngest(struct node *node)
+{
+    node->serial = directory_number();
+    TAILQ_REMOVE(&node->graph->nodes, node, link);
+    TAILQ_INSERT_TAIL(&node->graph->nodes, node, link);
+}
+
 /* Its name may be used again. */
 static void unlist(struct node *node)
 {

@@ -15,6 +15,8 @@
  * block_drivers[]. */
 struct node *node_new(const struct block_driver *driver, const char *name,
                       GError **error);
+/* As if it was made now. */
+void node_now_youngest(struct node *node);
 /* co_open has succeeded: others find the node from now on. */
 void node_set_opened(struct node *node);
 /* Ends a node whose co_open has failed: detaches its children and frees it. */

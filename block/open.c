@@ -123,6 +123,9 @@ struct edge *co_node_open_child(struct node *parent,
         d.no_backing = parent->no_backing && (roles & ROLE_FILTERED);
         child = co_open_node(&ref->u.definition, &d, parent, NULL, error);
     }
+    if (child && !parent->opened && !strcmp(child_name, "file")) {
+        node_now_youngest(parent); /* clients see what stores it as older */
+    }
     return child ? co_adopt(parent, child, child_name, roles, error) : NULL;
 }
 

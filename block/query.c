@@ -120,7 +120,7 @@ struct block_device_info *co_node_query(struct node *node, bool flat,
     info->cache->no_flush = node->no_flush;
     info->backing_file =
         node->backing ? g_strdup(node->backing->child->filename) : NULL;
-    info->backing_file_depth = backing_depth(node);
+    info->backing_file_depth = flat ? 0 : backing_depth(node);
     info->detect_zeroes = node->detect_zeroes;
     info->write_threshold = node->write_threshold;
     info->x_engine =

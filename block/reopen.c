@@ -44,7 +44,8 @@ struct reopen {
 /* ---- which options may change -------------------------------------------- */
 
 struct judge {
-    const struct block_driver *driver;
+    const struct node *node;
+    const struct blockdev_options *to;
     bool named; /* by the name that it has anyway */
     GError **error;
 };
@@ -57,6 +58,24 @@ static bool contains(const char *const *list, const char *name)
     return list && g_strv_contains(list, head);
 }
 
+/* The same child as before: its node, or in other words, which its own entry
+ * judges. */
+static bool keeps_child(const struct judge *j, const char *name)
+{
+    g_autofree char *head = g_strndup(name, strcspn(name, "."));
+    struct qapi_child c = qapi_blockdev_options_child(j->to, head);
+    const struct edge *e;
+
+    LIST_FOREACH (e, &j->node->children, in_children) {
+        if (!strcmp(e->name, head)) {
+            return c.kind == QAPI_CHILD_DEFINITION ||
+                   (c.kind == QAPI_CHILD_REFERENCE &&
+                    !strcmp(c.reference, e->child->name));
+        }
+    }
+    return false;
+}
+
 static bool judge_change(const char *name, bool reset, void *opaque)
 {
     static const char *const common[] = {
@@ -66,8 +85,8 @@ static bool judge_change(const char *name, bool reset, void *opaque)
     const struct judge *j = opaque;
 
     if (contains(common, name) ||
-        contains(j->driver->reopen->mutable_options, name) ||
-        (j->named && !strcmp(name, "node-name"))) {
+        contains(j->node->driver->reopen->mutable_options, name) ||
+        (j->named && !strcmp(name, "node-name")) || keeps_child(j, name)) {
         return true;
     }
     if (!reset) {
@@ -83,7 +102,7 @@ static bool check_options(struct node *node, const struct blockdev_options *to,
                           GError **error)
 {
     bool named = to->node_name && !strcmp(to->node_name, node->name);
-    struct judge j = {node->driver, named, error};
+    struct judge j = {node, to, named, error};
 
     return qapi_blockdev_options_compare(node->options, to, judge_change, &j);
 }

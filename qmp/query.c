@@ -142,6 +142,26 @@ static struct block_device_stats *backend_stats(const struct backend *b)
     return s;
 }
 
+/* The child that holds the data, if one alone does. */
+static const struct edge *storage_of(const struct node *node)
+{
+    unsigned roles = ROLE_DATA | ROLE_FILTERED;
+    const struct edge *e, *found = NULL;
+
+    if (node->file && node->file->roles & roles) {
+        return node->file;
+    }
+    LIST_FOREACH (e, &node->children, in_children) {
+        if (e->roles & roles) {
+            if (found) {
+                return NULL;
+            }
+            found = e;
+        }
+    }
+    return found;
+}
+
 /* Requests are counted where they enter the graph: a node alone has only what
  * its driver counts, and how far it was written. */
 static struct block_stats *node_stats(const struct node *node, bool chain)
@@ -154,8 +174,9 @@ static struct block_stats *node_stats(const struct node *node, bool chain)
     if (node->driver->query_stats) {
         s->driver_specific = node->driver->query_stats(node);
     }
-    if (node->file) {
-        s->parent = node_stats(node->file->child, chain);
+    const struct edge *storage = storage_of(node);
+    if (storage) {
+        s->parent = node_stats(storage->child, chain);
     }
     if (chain && node->backing) {
         s->backing = node_stats(node->backing->child, chain);

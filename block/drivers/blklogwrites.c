@@ -296,10 +296,14 @@ static int co_logwrites_flush(struct node *node)
     return co_log(node->state, 0, 0, LOG_FLUSH, NULL);
 }
 
+static const char *const logwrites_strong_options[] = {
+    "file", "log", "log-sector-size", "log-append", NULL};
+
 const struct block_driver driver_blklogwrites = {
     .name = "blklogwrites",
     .kind = DRIVER_FILTER,
     .state_size = sizeof(struct log_state),
+    .strong_options = logwrites_strong_options,
     .co_open = co_logwrites_open,
     .co_close = co_logwrites_close,
     .co_pwritev = co_logwrites_pwritev,
@@ -307,4 +311,5 @@ const struct block_driver driver_blklogwrites = {
     .co_pdiscard = co_logwrites_pdiscard,
     .co_flush = co_logwrites_flush,
     .refresh_limits = logwrites_refresh_limits,
+    .refresh_filename = node_refresh_json_filename,
 };

@@ -181,6 +181,19 @@ static int co_blkverify_block_status(struct node *node, bool want_zero,
     return 0;
 }
 
+static void blkverify_refresh_filename(struct node *node)
+{
+    const struct blkverify_state *s = node->state;
+    const char *raw = node->file->child->filename;
+    const char *test = s->test->child->filename;
+
+    g_free(node->filename);
+    node->filename =
+        g_str_has_prefix(raw, "json:") || g_str_has_prefix(test, "json:")
+            ? node_json_filename(node)
+            : g_strdup_printf("blkverify:%s:%s", raw, test);
+}
+
 const struct block_driver driver_blkverify = {
     .name = "blkverify",
     .kind = DRIVER_FILTER,
@@ -192,4 +205,5 @@ const struct block_driver driver_blkverify = {
     .co_pwrite_zeroes = co_blkverify_pwrite_zeroes,
     .co_pdiscard = co_blkverify_pdiscard,
     .co_block_status = co_blkverify_block_status,
+    .refresh_filename = blkverify_refresh_filename,
 };

@@ -70,4 +70,5 @@ const struct block_driver driver_compress = {
     .co_open = co_compress_open,
     .co_pwritev = co_compress_pwritev,
     .refresh_limits = compress_refresh_limits,
+    .refresh_filename = node_refresh_json_filename,
 };

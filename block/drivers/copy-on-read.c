@@ -125,4 +125,5 @@ const struct block_driver driver_copy_on_read = {
     .co_close = co_cor_close,
     .child_perm = cor_child_perm,
     .co_preadv = co_cor_preadv,
+    .refresh_filename = node_refresh_json_filename,
 };

@@ -289,13 +289,6 @@ static bool co_preallocate_truncate(struct node *node, int64_t size, bool exact,
     return ok;
 }
 
-/* Not the name of the child: what it holds may be cut. */
-static void preallocate_refresh_filename(struct node *node)
-{
-    g_free(node->filename);
-    node->filename = node_json_filename(node);
-}
-
 static const char *const preallocate_strong_options[] = {"file", NULL};
 
 static const struct reopen_ops preallocate_reopen_ops = {
@@ -321,5 +314,5 @@ const struct block_driver driver_preallocate = {
     .co_pwrite_zeroes = co_preallocate_pwrite_zeroes,
     .co_getlength = co_preallocate_getlength,
     .co_truncate = co_preallocate_truncate,
-    .refresh_filename = preallocate_refresh_filename,
+    .refresh_filename = node_refresh_json_filename,
 };

@@ -144,13 +144,6 @@ static void throttle_drain_end(struct node *node)
     }
 }
 
-/* Whoever opens it by name is limited as well. */
-static void throttle_refresh_filename(struct node *node)
-{
-    g_free(node->filename);
-    node->filename = node_json_filename(node);
-}
-
 static const char *const throttle_mutable_options[] = {"throttle-group", NULL};
 
 static const struct reopen_ops throttle_reopen_ops = {
@@ -176,5 +169,5 @@ const struct block_driver driver_throttle = {
     .co_pdiscard = co_throttle_pdiscard,
     .drain_begin = throttle_drain_begin,
     .drain_end = throttle_drain_end,
-    .refresh_filename = throttle_refresh_filename,
+    .refresh_filename = node_refresh_json_filename,
 };

@@ -88,8 +88,7 @@ void co_node_unref(struct node *node);
  * Not a reference. */
 struct node *node_find(const char *name, GError **error);
 /* A backend's name, a device's id, or a node-name, as QMP's "device" and "node"
- * arguments take them (either may be NULL); NULL and *error if nothing has it.
- */
+ * take them (either may be NULL); NULL and *error if nothing has it. */
 struct node *node_lookup(const char *device, const char *node_name,
                          GError **error);
 
@@ -97,7 +96,6 @@ struct node *node_lookup(const char *device, const char *node_name,
  * one end to the other, and its loop does nothing else: what lies in it may
  * trade latency for speed. */
 void node_expect_bulk(struct node *node);
-
 bool node_is_filter(const struct node *node);
 /* The first node at or below that is no filter. */
 struct node *node_skip_filters(struct node *node);
@@ -109,6 +107,8 @@ struct node *node_chain_below(struct node *node);
 bool node_chain_contains(struct node *node, struct node *base);
 /* "json:{...}" of the options that decide the content; g_free() it. */
 char *node_json_filename(struct node *node);
+/* For drivers: the same becomes node->filename. */
+void node_refresh_json_filename(struct node *node);
 int co_node_get_info(struct node *node, struct node_info *info);
 int64_t co_node_allocated_size(struct node *node);
 

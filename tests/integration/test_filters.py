@@ -213,6 +213,34 @@ def test_blklogwrites_flush_stands_after_what_it_made_stable(sides):
     assert kinds[:4] == [(0, False), (0, True), (4096, False), (0, True)]
 
 
+def on_disk(driver, child="file", **more):
+    return {"driver": driver, child: on_file("d.qcow2"), **more}
+
+
+@pytest.mark.parametrize("options", [
+    on_file("o.qcow2"), on_file("r.raw", "raw", offset=512),
+    on_disk("copy-on-read"), on_disk("compress"), on_disk("preallocate"),
+    on_disk("blkdebug", "image", align=512),
+    {"driver": "blkverify", "raw": {"driver": "file", "filename": "r.raw"},
+     "test": on_file("d.qcow2")},
+    on_disk("blklogwrites", **{"log": {"driver": "file", "filename": "r.raw"},
+                               "log-super-update-interval": 5}),
+    {"driver": "quorum", "vote-threshold": 1, "children": [on_file("d.qcow2")]},
+], ids=lambda options: options["driver"])
+def test_queries_show_the_nodes_in_order(sides, start, options):
+    daemons = []
+    for directory, kind in zip(sides, (Varved, Oracle)):
+        daemons.append(start.prepare(kind))
+        for name in ("d.qcow2", "o.qcow2", "r.raw"):
+            (directory / name).rename(daemons[-1].path(name))
+        daemons[-1].start()
+    same_conversation(*daemons, [
+        ("blockdev-add", {**options, "node-name": "n", "read-only": False}),
+        ("query-named-block-nodes", {"flat": True}), "query-named-block-nodes",
+        ("query-blockstats", {"query-nodes": True})],
+        ignore={"actual-size", "wr_highest_offset"})
+
+
 def test_snapshot_access_shows_the_point_in_time(start):
     """As a backup tool fetches it while the guest writes."""
     daemons = []

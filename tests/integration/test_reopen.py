@@ -1,7 +1,7 @@
 """blockdev-reopen beside QEMU's."""
 import pytest
 
-from lib import Varved, images, same_conversation
+from lib import Oracle, Varved, images, same_conversation
 from lib.steps import bitmap
 from test_persistent_bitmaps import add, bitmaps, sha256, stored, write
 
@@ -113,6 +113,27 @@ def test_children(chain):
         reopen({**A, "file": file("af", "top.qcow2")}),
         reopen({**R, "file": "bf"}),
         reopen({**R, "file": "rf"})])
+
+
+def test_a_child_by_another_name_than_file(start):
+    """May be named, but not be another."""
+    daemons = [start(kind) for kind in (Varved, Oracle)]
+    for d in daemons:
+        with open(d.path("r.raw"), "wb") as f:
+            f.truncate(1 << 20)
+    image = {"driver": "file", "filename": "r.raw", "node-name": "f"}
+
+    def reopen(**more):
+        return ("blockdev-reopen", {"options": [
+            {"driver": "blkdebug", "node-name": "n", "align": 512, **more}]})
+    same_conversation(*daemons, [
+        ("blockdev-add", {"driver": "blkdebug", "node-name": "n", "align": 512,
+                          "image": image}),
+        ("blockdev-add", {"driver": "null-co", "node-name": "other"}),
+        reopen(image="f"), reopen(image=image, **{"read-only": True}),
+        reopen(image="other"), reopen(image={**image, "filename": "x"}),
+        reopen(image="f", align=1024),
+        ("query-named-block-nodes", {"flat": True})], ignore={"actual-size"})
 
 
 def test_all_or_nothing(chain):

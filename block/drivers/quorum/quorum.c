@@ -219,12 +219,6 @@ static int64_t co_quorum_getlength(struct node *node)
     return length_of(node->state);
 }
 
-static void quorum_refresh_filename(struct node *node)
-{
-    g_free(node->filename);
-    node->filename = node_json_filename(node);
-}
-
 const struct block_driver driver_quorum = {
     .name = "quorum",
     .kind = DRIVER_FORMAT,
@@ -244,6 +238,6 @@ const struct block_driver driver_quorum = {
     .co_block_status = co_quorum_block_status,
     .co_getlength = co_quorum_getlength,
     .refresh_limits = quorum_refresh_limits,
-    .refresh_filename = quorum_refresh_filename,
+    .refresh_filename = node_refresh_json_filename,
     .child_perm = quorum_child_perm,
 };
