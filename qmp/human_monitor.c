@@ -1,6 +1,6 @@
 /*
  * human-monitor-command, for the one line that scripts need of the monitor for
- * people: qemu-io BACKEND "COMMAND".
+ * people: qemu-io BACKEND "COMMAND"; and help for it.
  *
  * What the line prints is the answer, up to a limit, because "read -v" prints
  * several times what it reads. The command's permissions are the backend's only
@@ -63,7 +63,7 @@ static struct backend *co_find(const char *name, bool is_device, GError **error)
     if (b) {
         return backend_ref(b);
     }
-    struct node *node = node_lookup(name, name, error);
+    struct node *node = node_lookup(NULL, name, error);
     return node ? co_backend_new(NULL, node, 0, PERM_ALL, error) : NULL;
 }
 
@@ -75,7 +75,6 @@ static void co_run_io(struct backend *b, const char *line, FILE *out)
         .backend = b,
         .out = out,
         .err = out,
-        .program = "qemu-io",
         .kept_perm = perm,
     };
     g_autoptr(GError) error = NULL;
@@ -121,13 +120,12 @@ static bool co_qemu_io_as_is(const void *args, void *result, GError **error)
     const struct io_line *line = args;
     struct backend *b = line->is_device ? find_device(line->device, error)
                                         : backend_find(line->device, NULL);
-    struct io_session session = {
-        .out = line->out, .err = line->out, .program = "qemu-io"};
+    struct io_session session = {.out = line->out, .err = line->out};
 
     if (!b && line->is_device) {
         return false;
     }
-    session.node = b ? b->node : node_lookup(line->device, line->device, error);
+    session.node = b ? b->node : node_lookup(NULL, line->device, error);
     if (b && line->is_device) {
         co_backend_unref(b); /* the device holds it */
     }
@@ -140,47 +138,94 @@ static bool co_qemu_io_as_is(const void *args, void *result, GError **error)
 
 /* ---- the monitor ---- */
 
-static bool co_do_qemu_io(char *const *word, int n, FILE *out, GError **error)
+/* The next word of a line, which moves on behind it; what is in quotes is one,
+ * and may have escapes. NULL if there is none, or if it does not end. */
+static char *take_word(const char **line)
 {
-    bool is_device = n > 1 && !strcmp(word[1], "-d");
-    int first = is_device ? 2 : 1;
+    static const char escapes[] = "nr\\'\"", meant[] = "\n\r\\'\"";
+    g_autoptr(GString) word = g_string_new(NULL);
+    const char *s = *line + strspn(*line, " \t\n\r\v\f");
+    bool quoted = *s == '"';
 
-    if (n != first + 2) {
-        fprintf(out, "qemu-io: %s\r\n",
-                n <= first       ? "block device name expected"
-                : n == first + 1 ? "string expected"
-                                 : "extraneous characters at the end of line");
-        return true;
+    for (s += quoted; *s && (quoted ? *s != '"' : !g_ascii_isspace(*s)); s++) {
+        const char *escape =
+            quoted && *s == '\\' && s[1] ? strchr(escapes, s[1]) : NULL;
+
+        if (quoted && *s == '\\' && !escape) {
+            return NULL;
+        }
+        g_string_append_c(word, escape ? meant[escape - escapes] : *s);
+        s += escape ? 1 : 0;
     }
-    const struct io_line line = {
-        .device = word[first],
-        .is_device = is_device,
-        .command = word[first + 1],
-        .out = out,
-    };
+    if (quoted ? *s != '"' : !word->len) {
+        return NULL;
+    }
+    *line = s + quoted;
+    return g_string_free(g_steal_pointer(&word), FALSE);
+}
+
+static bool co_do_qemu_io(const struct io_line *line, GError **error)
+{
     const struct place place = {
-        .device = word[first],
-        .node = is_device ? NULL : word[first],
+        .device = line->device,
+        .node = line->is_device ? NULL : line->device,
     };
-    return io_command_leaves_graph(line.command)
-               ? co_visit(&place, co_qemu_io_as_is, &line, NULL, error)
-               : co_visit_change(&place, co_qemu_io, &line, NULL, error);
+
+    return io_command_leaves_graph(line->command)
+               ? co_visit(&place, co_qemu_io_as_is, line, NULL, error)
+               : co_visit_change(&place, co_qemu_io, line, NULL, error);
+}
+
+static const char qemu_io_help[] =
+    "qemu-io [-d] [device] \"[command]\" -- a single request, as varve-io does "
+    "it\r\n"
+    "\t\t\t-d: [device] is a device's id, not the name of a drive or node\r\n";
+
+/* The words behind "qemu-io". */
+static void co_qemu_io_line(const char *text, FILE *out)
+{
+    g_autoptr(GError) why = NULL;
+    g_autofree char *device = NULL, *command = NULL;
+    struct io_line line = {.out = out};
+
+    text += strspn(text, " \t");
+    if (*text == '-' && text[1] != 'd') {
+        fprintf(out, "qemu-io: unsupported option -%c\r\n", text[1]);
+    } else {
+        line.is_device = *text == '-';
+        text += line.is_device ? 2 : 0;
+        device = take_word(&text);
+        command = device ? take_word(&text) : NULL;
+        text += strspn(text, " \t\n\r\v\f");
+        if (command && !*text) {
+            line.device = device;
+            line.command = command;
+            if (!co_do_qemu_io(&line, &why)) {
+                fprintf(out, "Error: %s\r\n", why->message);
+            }
+            return;
+        }
+        fprintf(out, "qemu-io: %s\r\n",
+                command  ? "extraneous characters at the end of line"
+                : device ? "string expected"
+                         : "block device name expected");
+    }
+    fprintf(out, "Try \"help qemu-io\" for more information\r\n");
 }
 
 static void co_line(const char *text, FILE *out)
 {
-    g_auto(GStrv) word = NULL;
-    g_autoptr(GError) why = NULL;
-    int n = 0;
+    g_autofree char *name = take_word(&text);
 
-    if (!g_shell_parse_argv(text, &n, &word, &why)) {
-        if (!g_error_matches(why, G_SHELL_ERROR, G_SHELL_ERROR_EMPTY_STRING)) {
-            fprintf(out, "Error: %s\r\n", why->message);
-        }
-    } else if (strcmp(word[0], "qemu-io")) {
-        fprintf(out, "unknown command: '%s'\r\n", word[0]);
-    } else if (!co_do_qemu_io(word, n, out, &why)) {
-        fprintf(out, "Error: %s\r\n", why->message);
+    if (!name) {
+        return;
+    }
+    if (!strcmp(name, "qemu-io")) {
+        co_qemu_io_line(text, out);
+    } else if (!strcmp(name, "help")) {
+        fputs(qemu_io_help, out);
+    } else {
+        fprintf(out, "unknown command: '%s'\r\n", name);
     }
 }
 

@@ -13,13 +13,17 @@
 #include "util/error.h"
 
 const struct io_command *const io_commands[] = {
-    &io_command_aio_flush,    &io_command_aio_read, &io_command_aio_write,
-    &io_command_alloc,        &io_command_break,    &io_command_discard,
-    &io_command_flush,        &io_command_help,     &io_command_length,
-    &io_command_map,          &io_command_read,     &io_command_readv,
-    &io_command_remove_break, &io_command_reopen,   &io_command_resume,
-    &io_command_sleep,        &io_command_truncate, &io_command_wait_break,
-    &io_command_write,        &io_command_writev,   NULL,
+    &io_command_aio_flush,  &io_command_aio_read,
+    &io_command_aio_write,  &io_command_alloc,
+    &io_command_break,      &io_command_discard,
+    &io_command_flush,      &io_command_help,
+    &io_command_info,       &io_command_length,
+    &io_command_map,        &io_command_read,
+    &io_command_readv,      &io_command_remove_break,
+    &io_command_reopen,     &io_command_resume,
+    &io_command_sleep,      &io_command_truncate,
+    &io_command_wait_break, &io_command_write,
+    &io_command_writev,     NULL,
 };
 
 static const struct io_command *find_in(const struct io_command *const *rows,
@@ -49,9 +53,21 @@ bool io_usage(struct io_session *s, const struct io_args *args)
     return false;
 }
 
+void io_complain(struct io_session *s, const char *format, ...)
+{
+    va_list args;
+
+    fprintf(s->err, "%s%s", s->program ? s->program : "",
+            s->program ? ": " : "");
+    va_start(args, format);
+    vfprintf(s->err, format, args);
+    va_end(args);
+    fputc('\n', s->err);
+}
+
 bool io_fail(struct io_session *s, GError **error)
 {
-    fprintf(s->err, "%s: %s\n", s->program, (*error)->message);
+    io_complain(s, "%s", (*error)->message);
     g_clear_error(error);
     return false;
 }

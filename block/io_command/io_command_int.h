@@ -9,10 +9,11 @@
 
 extern const struct io_command io_command_aio_flush, io_command_aio_read,
     io_command_aio_write, io_command_alloc, io_command_break,
-    io_command_discard, io_command_flush, io_command_help, io_command_length,
-    io_command_map, io_command_read, io_command_readv, io_command_remove_break,
-    io_command_reopen, io_command_resume, io_command_sleep, io_command_truncate,
-    io_command_wait_break, io_command_write, io_command_writev;
+    io_command_discard, io_command_flush, io_command_help, io_command_info,
+    io_command_length, io_command_map, io_command_read, io_command_readv,
+    io_command_remove_break, io_command_reopen, io_command_resume,
+    io_command_sleep, io_command_truncate, io_command_wait_break,
+    io_command_write, io_command_writev;
 
 extern const struct io_command *const io_commands[];
 /* What commands of kind graph_as_is look at. */

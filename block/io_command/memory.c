@@ -19,8 +19,7 @@ bool io_memory_alloc(struct io_session *s, size_t bytes, int byte,
     m->base =
         io_buffer_try_alloc(s->backend->node, MAX(bytes, 1) + s->misalign);
     if (!m->base) {
-        fprintf(s->err, "%s: not enough memory for %zu bytes\n", s->program,
-                bytes);
+        io_complain(s, "not enough memory for %zu bytes", bytes);
         return false;
     }
     m->data = (uint8_t *)m->base + s->misalign;

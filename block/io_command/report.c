@@ -33,10 +33,10 @@ bool io_parse_number(struct io_session *s, const char *text, int64_t *number)
     int ret = keyval_size(text, &value);
 
     if (ret != -EINVAL && hex_with_suffix(text)) {
-        fprintf(s->err,
-                "%s: warning: Using a multiplier suffix on hex numbers is "
-                "deprecated: %s\n",
-                s->program, text);
+        io_complain(s,
+                    "warning: Using a multiplier suffix on hex numbers is "
+                    "deprecated: %s",
+                    text);
     }
     if (ret == 0 && value <= INT64_MAX) {
         *number = (int64_t)value;

@@ -199,8 +199,8 @@ static bool co_map(struct io_session *s, const struct io_args *args)
             run += more;
         }
         if (ret < 0) {
-            fprintf(s->err, "%s: Failed to get allocation status: %s\n",
-                    s->program, g_strerror(-ret));
+            io_complain(s, "Failed to get allocation status: %s",
+                        g_strerror(-ret));
             return false;
         }
         g_autofree char *size = io_size_text(run);

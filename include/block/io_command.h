@@ -22,10 +22,11 @@ struct io_done;
 /* Who types. Members stay as they are from command to command. */
 struct io_session {
     struct backend *backend; /* NULL: no file is open */
-    struct node *node;       /* without a backend, for commands that look at the
-                                node alone; NULL: none */
+    struct node *node;       /* what info shows: not always the backend's, whose
+                                filters nobody asked for; without a backend, for
+                                commands that look at the node alone; or NULL */
     FILE *out, *err;
-    const char *program; /* stands before error messages */
+    const char *program; /* stands before error messages; may be NULL */
     FILE *breaks_out;    /* where breakpoints tell of requests, as long as they
                             exist; may be NULL */
     size_t misalign;     /* memory of requests is off by so many bytes */
@@ -81,7 +82,10 @@ void co_io_session_drain(struct io_session *s);
 
 /* Prints how the command is used; returns false. */
 bool io_usage(struct io_session *s, const struct io_args *args);
-/* Prints "<program>: message" and frees the error; returns false. */
+/* Prints "<program>: message" and ends the line. */
+void io_complain(struct io_session *s, const char *format, ...)
+    G_GNUC_PRINTF(2, 3);
+/* The same, and frees the error; returns false. */
 bool io_fail(struct io_session *s, GError **error);
 /* A size as people type it, not negative; prints what is wrong and returns
  * false. */

@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <string.h>
 #include "qapi/codec.h"
+#include "qapi/image_text.h"
 #include "tools/common/image_info.h"
 #include "tools/varve-img/bitmaps.h"
 #include "util/error.h"
@@ -50,7 +51,7 @@ static void print_human(const struct image_info *i)
     if (i->has_snapshots) {
         tool_print_snapshots(stdout, &i->snapshots);
     }
-    tool_print_specific(stdout, i->format_specific);
+    qapi_print_image_specific(stdout, i->format_specific);
 }
 
 static struct json_object *encode_one(struct image_info *i)

@@ -12,7 +12,6 @@
 #include "block/breaks.h"
 #include "block/graph.h"
 #include "block/types.h"
-#include "tools/common/image_info.h"
 #include "util/error.h"
 #include "util/keyval.h"
 
@@ -26,8 +25,7 @@ bool co_file_open(struct io_session *s, const struct image_open *how)
         return io_fail(s, &error);
     }
     struct node *node = co_image_open(how, &writethrough, &error);
-    struct io_file *file = s->opaque;
-    file->node = node;
+    s->node = node;
     if (node && how->writable && node->read_only) {
         error_set(&error, "Block node is read-only");
     } else if (node) {
@@ -35,7 +33,7 @@ bool co_file_open(struct io_session *s, const struct image_open *how)
         s->backend = co_backend_new(NULL, node, perm, PERM_ALL, &error);
     }
     if (node && how->copy_on_read) {
-        file->node = node->file->child; /* the filter is nobody's wish */
+        s->node = node->file->child; /* the filter is nobody's wish */
     }
     if (node) {
         co_node_unref(node);
@@ -44,6 +42,7 @@ bool co_file_open(struct io_session *s, const struct image_open *how)
         s->backend->write_cache = !writethrough;
         return true;
     }
+    s->node = NULL;
     if (how->image_opts) {
         g_prefix_error(&error, "can't open: ");
     } else {
@@ -59,6 +58,7 @@ void co_file_close(struct io_session *s)
         co_io_session_drain(s);
         co_backend_unref(s->backend);
         s->backend = NULL;
+        s->node = NULL;
     }
 }
 
@@ -166,53 +166,6 @@ static const struct io_command command_close = {
     .co_run = co_close,
 };
 
-/* What can be named as a protocol has that name, too. */
-static void print_names(struct io_session *s, const struct block_driver *driver)
-{
-    bool protocol = driver->kind == DRIVER_PROTOCOL ||
-                    !strcmp(driver->name, "blkdebug") ||
-                    !strcmp(driver->name, "blkverify");
-
-    fprintf(s->out, "format name: %s\n", driver->name);
-    if (protocol) {
-        fprintf(s->out, "format name: %s\n", driver->name);
-    }
-}
-
-static bool co_info(struct io_session *s, const struct io_args *args)
-{
-    struct node *node = ((const struct io_file *)s->opaque)->node;
-    struct node_info info = {0};
-    g_autoptr(GError) error = NULL;
-
-    print_names(s, node->driver);
-    if (co_node_get_info(node, &info) < 0) {
-        return false;
-    }
-    g_autofree char *cluster = io_size_text(info.cluster_size);
-    fprintf(s->out, "cluster size: %s\n", cluster);
-    g_autofree char *state = io_size_text(info.vm_state_offset);
-    fprintf(s->out, "vm state offset: %s\n", state);
-    if (node_is_filter(node)) {
-        return true;
-    }
-    qapi_auto(image_info) image = co_node_query_image(node, true, &error);
-    if (!image) {
-        return io_fail(s, &error);
-    }
-    tool_print_specific(s->out, image->format_specific);
-    return true;
-}
-
-static const struct io_command command_info = {
-    .name = "info",
-    .alias = "i",
-    .max = 0,
-    .usage = "",
-    .what = "prints what the file is",
-    .co_run = co_info,
-};
-
 static bool co_quit(struct io_session *s, const struct io_args *args)
 {
     s->ended = true;
@@ -273,6 +226,6 @@ static const struct io_command command_sigraise = {
 };
 
 const struct io_command *const file_commands[] = {
-    &command_abort, &command_close,    &command_info, &command_open,
+    &command_abort, &command_close,    &command_open,
     &command_quit,  &command_sigraise, NULL,
 };

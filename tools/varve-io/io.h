@@ -10,11 +10,10 @@
 
 /* session->opaque. */
 struct io_file {
-    struct node *node; /* what was asked for, below filters that were not */
-    bool image_opts;   /* names of files are lists of options */
+    bool image_opts; /* names of files are lists of options */
 };
 
-/* open, close, info and what else is about the file or the program. */
+/* open, close and what else is about the file or the program. */
 extern const struct io_command *const file_commands[];
 
 /* Gives the session a backend; prints what is wrong and returns false.
