@@ -180,10 +180,8 @@ static bool co_repair_bits(struct survey *v, GError **error)
     int ret = 0;
 
     if (bits && !v->check->errors && !v->check->check_errors) {
+        /* If this is lost, the next check clears them. */
         ret = co_qcow2_update_incompat(s, 0, bits);
-        if (ret == 0) {
-            ret = co_node_flush(qcow2_file(s));
-        }
         if (ret == 0) {
             s->damage_told = s->broken = s->node->unusable = false;
         }

@@ -111,10 +111,8 @@ static bool co_repair_if_dirty(struct qcow2 *s, GError **error)
         g_prefix_error(error, "Could not repair dirty image: ");
         return false;
     }
+    /* If this is lost, they are repaired once more. */
     int ret = co_qcow2_update_incompat(s, 0, QCOW2_INCOMPAT_DIRTY);
-    if (ret == 0) {
-        ret = co_node_flush(qcow2_file(s));
-    }
     return ret == 0 ||
            error_set_errno(error, ret, "Could not update qcow2 header");
 }
