@@ -10,7 +10,7 @@
  *   2. flushes the file: now stable are these refcounts, all new blocks and
  *      tables, and all guest data that the L2 entries to come point to;
  *   3. if there are new refcount blocks: writes their table entries and
- * flushes;
+ *      flushes, for each sector of the table;
  *   4. writes the L2 slices and L1 entries;
  *   5. if clusters lost a reference: flushes, and lets them be freed.
  *
@@ -107,6 +107,28 @@ static int co_write_entries(struct qcow2 *s, enum meta_table table,
                    : co_node_pwrite(qcow2_file(s), offset, entries, bytes, 0);
 }
 
+/* A new block may lie where another new one counts, whose entry is in an
+ * earlier sector of the table; and a crash may cut a write between two sectors.
+ */
+static int co_hook_up_blocks(struct qcow2 *s, const struct commit *c)
+{
+    enum { PER_SECTOR = BLOCK_SECTOR_SIZE / 8 };
+    struct table_dirt part = c->rt;
+    int ret = 0;
+
+    co_node_debug_event(qcow2_file(s), BLKDEBUG_EVENT_REFBLOCK_ALLOC_HOOKUP);
+    while (ret == 0 && part.lo < c->rt.hi) {
+        part.hi = MIN(c->rt.hi, (part.lo / PER_SECTOR + 1) * PER_SECTOR);
+        ret = co_write_entries(s, META_REFCOUNT_TABLE, &part,
+                               c->rt_entries + (part.lo - c->rt.lo));
+        if (ret == 0) {
+            ret = co_node_flush(qcow2_file(s));
+        }
+        part.lo = part.hi;
+    }
+    return ret;
+}
+
 int co_qcow2_flush_files(struct qcow2 *s)
 {
     int ret = s->external ? co_node_flush(qcow2_data(s)) : 0;
@@ -123,12 +145,7 @@ static int co_write_in_order(struct qcow2 *s, const struct commit *c)
         ret = co_qcow2_flush_files(s);
     }
     if (ret == 0 && c->rt_entries) {
-        co_node_debug_event(qcow2_file(s),
-                            BLKDEBUG_EVENT_REFBLOCK_ALLOC_HOOKUP);
-        ret = co_write_entries(s, META_REFCOUNT_TABLE, &c->rt, c->rt_entries);
-        if (ret == 0) {
-            ret = co_node_flush(qcow2_file(s));
-        }
+        ret = co_hook_up_blocks(s, c);
     }
     if (ret == 0) {
         ret = co_meta_cache_write(&s->l2, 0);
