@@ -30,24 +30,44 @@ uint64_t crash_stable(const GArray *log, const struct node *disk, guint point)
     return stable;
 }
 
+/* The first event that a write with REQ_FUA before `point` says nothing of, if
+ * it is a resize. */
+static guint resized_for_good(const GArray *log, const struct node *disk,
+                              guint point)
+{
+    guint end = 0;
+
+    for (guint i = 0; i < point; i++) {
+        const struct mem_event *e = &g_array_index(log, struct mem_event, i);
+        if (e->fua && e->disk == disk) {
+            end = MAX(end, e->began);
+        }
+    }
+    return end;
+}
+
 void crash_rebuild(struct node *disk, const struct crash_start *start,
                    const GArray *log, guint point, GRand *rand)
 {
     const struct mem_event *events = (const struct mem_event *)log->data;
     uint64_t stable = crash_stable(log, start->disk, point);
+    guint resized = resized_for_good(log, start->disk, point);
 
     memset(mem_disk_of(disk)->data, 0, disk->length);
-    memcpy(mem_disk_of(disk)->data, start->image, start->bytes);
+    if (start->bytes) {
+        memcpy(mem_disk_of(disk)->data, start->image, start->bytes);
+    }
     disk->length = start->bytes;
     int keep = g_rand_int_range(rand, 1, 10);
     for (guint i = 0; i < point; i++) {
-        if (events[i].disk != start->disk) {
+        const struct mem_event *e = &events[i];
+        if (e->disk != start->disk) {
             continue;
         }
-        if (i < stable) {
-            mem_disk_replay(disk, &events[i], NULL);
+        if (e->time < stable || e->fua || (e->resize && i < resized)) {
+            mem_disk_replay(disk, e, NULL);
         } else if (g_rand_int_range(rand, 0, 10) < keep) {
-            mem_disk_replay(disk, &events[i],
+            mem_disk_replay(disk, e,
                             g_rand_int_range(rand, 0, 4) ? NULL : rand);
         }
     }
