@@ -98,7 +98,9 @@ static void co_ordered(void *opaque)
     struct node *file = co_mem_disk("disk"), *data = co_data_disk();
     uint8_t bytes[4096];
 
+    mem_disk_record(data);
     co_make("disk", 1 << 20, "'data-file': 'data'");
+    assert_all_stable(data);
     struct node *node = co_open(OPEN);
     memset(bytes, 7, sizeof(bytes));
     mem_disk_record(file);

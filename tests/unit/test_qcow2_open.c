@@ -242,7 +242,9 @@ static void co_corrupt(void *opaque)
     put_be(file, l2 + 8, 8, UINT64_C(0x8000000000010200));
     block_listener_add(&listener);
     struct node *node = co_open("driver=qcow2,file=disk");
+    mem_disk_record(file);
     assert_int_equal(co_node_pwrite(node, 0, &byte, 1, 0), -EIO);
+    assert_all_stable(file);
     assert_int_equal(heard.times, 1);
     assert_true(heard.fatal);
     assert_int_equal(get_be(file, 72, 8), 2);

@@ -199,6 +199,14 @@ void mem_disk_replay(struct node *node, const struct mem_event *e, GRand *torn)
     }
 }
 
+void assert_all_stable(struct node *node)
+{
+    const GArray *log = mem_disk_of(node)->log;
+
+    assert_true(log->len > 0);
+    assert_true(g_array_index(log, struct mem_event, log->len - 1).flush);
+}
+
 void mem_disk_forget(struct node *node)
 {
     struct mem_disk *d = node->state;

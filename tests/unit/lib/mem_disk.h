@@ -52,6 +52,8 @@ void mem_disk_record_beside(struct node *node, struct node *other);
 /* Does to the disk what was recorded, once more; of a write just some sectors
  * if `torn` is there, which picks them. */
 void mem_disk_replay(struct node *node, const struct mem_event *e, GRand *torn);
+/* Asserts that the last event was a flush. */
+void assert_all_stable(struct node *node);
 /* Ends it; the log is gone. */
 void mem_disk_forget(struct node *node);
 /* Copies the content to a file of the host. */

@@ -124,6 +124,26 @@ static void release(struct stress *t, int64_t offset, int64_t bytes)
     memset(t->busy + offset / t->unit, 0, bytes / t->unit);
 }
 
+/* What is written to a unit begins with its number. */
+static void stamp(const struct stress *t, int64_t offset, int64_t bytes,
+                  uint8_t *buf)
+{
+    for (int64_t at = 0; at < bytes; at += t->unit) {
+        uint32_t unit = (offset + at) / t->unit + 1;
+        memcpy(buf + at, &unit, sizeof(unit));
+    }
+}
+
+/* Zeroes, or what was once written here. */
+static bool belongs_here(const struct stress *t, int64_t offset,
+                         const uint8_t *buf)
+{
+    uint32_t unit = offset / t->unit + 1;
+
+    return (!buf[0] && !memcmp(buf, buf + 1, t->unit - 1)) ||
+           !memcmp(buf, &unit, sizeof(unit));
+}
+
 void co_verify(struct stress *t, int64_t offset, int64_t bytes)
 {
     g_autofree uint8_t *buf = g_malloc(bytes);
@@ -135,6 +155,13 @@ void co_verify(struct stress *t, int64_t offset, int64_t bytes)
             !t->unknown[(offset + i) / t->unit]) {
             fail_msg("byte %" G_GINT64_FORMAT " is %02x, not %02x", offset + i,
                      buf[i], t->model[offset + i]);
+        }
+    }
+    for (int64_t i = 0; i < bytes; i += t->unit) {
+        if (t->unknown[(offset + i) / t->unit] &&
+            !belongs_here(t, offset + i, buf + i)) {
+            fail_msg("at byte %" G_GINT64_FORMAT " are another one's data",
+                     offset + i);
         }
     }
 }
@@ -149,6 +176,7 @@ static int co_random_write(struct stress *t, int64_t offset, int64_t bytes,
     for (int64_t i = 0; i < bytes; i++) {
         buf[i] = noise ? g_rand_int(t->rand) : seed + i * 7;
     }
+    stamp(t, offset, bytes, buf);
     int ret = co_node_pwrite(t->node, offset, buf, bytes, flags);
     memcpy(t->model + offset, buf, bytes);
     return ret;

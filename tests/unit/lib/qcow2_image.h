@@ -60,7 +60,8 @@ void co_stress_shape(const struct shape *shape, unsigned seed,
  * nothing is lost or leaked. */
 void co_stress_failures(const struct shape *shape, unsigned seed,
                         unsigned requests);
-/* Asserts that the range reads as the model says, where that is known. */
+/* Asserts that the range reads as the model says; where that is unknown, as
+ * zeroes or something that was written there. */
 void co_verify(struct stress *t, int64_t offset, int64_t bytes);
 
 #endif
