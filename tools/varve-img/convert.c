@@ -306,6 +306,21 @@ static bool check_together(const struct convert *c, bool sparse_given)
     return true;
 }
 
+/* n words name the sources and the target. */
+static bool take_words(struct convert *c, const struct image_open *from, int n)
+{
+    if (n < 2) {
+        tool_error("Must specify image file name");
+        return false;
+    }
+    c->sources = n - 1;
+    if (from->internal && c->sources > 1) {
+        tool_error("No support for concatenating multiple snapshot");
+        return false;
+    }
+    return true;
+}
+
 /* The words of the command line, and what -o says about a backing file. */
 static int convert_words(struct convert *c, struct image_open *from,
                          char **words)
@@ -383,13 +398,7 @@ static int convert_run(int argc, char **argv)
     if (!check_together(&c, c.sparse >= 0)) {
         return 1;
     }
-    if (argc - first < 2) {
-        tool_error("Must specify image file name");
-        return 1;
-    }
-    c.sources = argc - first - 1;
-    if (from.internal && c.sources > 1) {
-        tool_error("No support for concatenating multiple snapshot");
+    if (!take_words(&c, &from, argc - first)) {
         return 1;
     }
     c.sparse = c.sparse < 0 ? DEFAULT_SPARSE : c.sparse;

@@ -98,8 +98,8 @@ static const struct option_row rows[] = {
      "a device: virtio-blk-pci,drive=ID,... (help;\nvirtio-blk,help)",
      STAGE_DEVICES, apply_device},
     {"object", "OPTIONS",
-     "an object: iothread,id=ID or "
-     "throttle-group,id=ID,\nlimits.iops-total=N,... "
+     "an object: iothread,id=ID; secret,id=ID,...; or\n"
+     "throttle-group,id=ID,limits.iops-total=N,...\n"
      "(help)",
      O, apply_object},
     {"chardev", "OPTIONS",
