@@ -77,7 +77,8 @@ static int co_show(const struct table_read *r, table_walk_fn *fn, void *opaque)
 int co_qcow2_walk_tables(struct qcow2 *s, const uint64_t *l1, uint32_t n,
                          table_walk_fn *fn, void *opaque)
 {
-    size_t room = MAX((size_t)READ_BYTES, (size_t)s->cluster_size);
+    size_t all = (size_t)n << s->cluster_bits;
+    size_t room = MAX(MIN((size_t)READ_BYTES, all), (size_t)s->cluster_size);
     uint8_t *buf = NULL;
     uint32_t i = 0;
     unsigned reads;
@@ -91,7 +92,7 @@ int co_qcow2_walk_tables(struct qcow2 *s, const uint64_t *l1, uint32_t n,
                 break;
             }
             if (!buf) {
-                buf = io_buffer_try_alloc(qcow2_file(s), room * READS);
+                buf = io_buffer_try_alloc(qcow2_file(s), room * MIN(READS, n));
                 ret = buf ? 0 : -ENOMEM;
             }
             r[reads].tables = (uint64_t *)(buf + room * reads);
