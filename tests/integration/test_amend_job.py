@@ -127,6 +127,21 @@ def test_a_cancelled_amend_leaves_the_image_as_good_as_before(start):
     qemu("qemu-img", "check", "-q", path)
 
 
+def test_an_old_image_that_had_lazy_refcounts_is_written_to(start):
+    varved = start(Varved)
+    path = varved.path("a")
+    qemu("qemu-img", "create", "-q", "-f", "qcow2", "-o", "lazy_refcounts=on",
+         path, MIB)
+    varved.command(*node("n", driver="file", filename=path))
+    varved.command(*amend(version="v2"))
+    assert "error" not in conclude(varved)
+    said = varved.command("human-monitor-command", {
+        "command-line": 'qemu-io n "write -P 1 0 64k"'})
+    assert "wrote 65536/65536" in said, said
+    varved.command("blockdev-del", {"node-name": "n"})
+    qemu("qemu-img", "check", "-q", path)
+
+
 def test_amend_wants_no_other_writer(start):
     varved = start.prepare(Varved)
     qemu("qemu-img", "create", "-q", "-f", "qcow2", varved.path("a"), MIB)

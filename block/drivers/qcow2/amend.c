@@ -195,6 +195,8 @@ static bool co_set_version(struct qcow2 *s, unsigned version, GError **error)
         return false;
     }
     s->version = version;
+    /* Version 2 has no bit that says so; the refcounts are settled. */
+    s->lazy = s->lazy && version >= 3;
     return true;
 }
 
