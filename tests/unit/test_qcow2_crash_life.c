@@ -543,6 +543,7 @@ static void co_live(unsigned seed, unsigned *replays)
 {
     for (unsigned i = 0; i < G_N_ELEMENTS(shapes); i++) {
         struct life l;
+        print_message("seed %u, %s\n", seed, shapes[i].create);
         co_life_begin(&l, &shapes[i], seed + i);
         for (unsigned k = 0; k < STEPS; k++) {
             co_step(&l);
@@ -561,7 +562,6 @@ static void co_lives(void *opaque)
         last = first;
     }
     for (unsigned seed = first; seed <= last; seed++) {
-        print_message("seed %u\n", seed);
         co_live(seed, &replays);
     }
     print_message("%u crashes\n", replays);
