@@ -54,7 +54,10 @@ def test_grid(images, fmt, options):
         said = images.same("convert", "-f", source[1], "-O", fmt, *more,
                            *args.split(), source[0], "out")
         assert said[0] == 0
-        images.same("info", "--output=json", "-f", fmt, "out")
+        # Past the page cache a file ends where the file system's blocks do, for
+        # qemu-img even on tmpfs.
+        if "-T none" not in args:
+            images.same("info", "--output=json", "-f", fmt, "out")
         if args in ("", "-S 0"):
             images.same_image("out", fmt)
             if "metadata" not in options:
