@@ -171,16 +171,26 @@ static int co_change_fua(struct node *node, struct nbd_command *cmd,
     return ret == 0 && flags & REQ_FUA && !can ? co_flush(node) : ret;
 }
 
+/* libnbd takes memory in one piece: the request's own, or one in its place,
+ * which is to be freed then. NULL: there is no memory. */
+static void *one_piece(struct node *node, const struct iov *iov, int64_t bytes,
+                       bool *in_place)
+{
+    struct iovec piece;
+
+    *in_place = iov_export(iov, &piece, 1) == 1;
+    return *in_place ? piece.iov_base : io_buffer_try_alloc(node, bytes);
+}
+
 static int co_preadv(struct node *node, int64_t offset, int64_t bytes,
                      const struct iov *iov, unsigned flags)
 {
-    struct iovec piece;
-    bool flat = iov_export(iov, &piece, 1) == 1;
+    bool in_place;
     struct nbd_command cmd = {
         .op = NBD_OP_READ,
         .offset = offset,
         .bytes = bytes,
-        .buffer = flat ? piece.iov_base : io_buffer_try_alloc(node, bytes),
+        .buffer = one_piece(node, iov, bytes, &in_place),
     };
 
     if (!cmd.buffer) {
@@ -188,10 +198,10 @@ static int co_preadv(struct node *node, int64_t offset, int64_t bytes,
     }
     int ret = co_nbd_client_do(client_of(node), &cmd);
 
-    if (!flat) {
-        if (ret == 0) {
-            iov_from_buf(iov, 0, cmd.buffer, bytes);
-        }
+    if (ret == 0 && !in_place) {
+        iov_from_buf(iov, 0, cmd.buffer, bytes);
+    }
+    if (!in_place) {
         io_buffer_free(cmd.buffer);
     }
     return ret;
@@ -200,25 +210,25 @@ static int co_preadv(struct node *node, int64_t offset, int64_t bytes,
 static int co_pwritev(struct node *node, int64_t offset, int64_t bytes,
                       const struct iov *iov, unsigned flags)
 {
-    struct iovec piece;
-    bool flat = iov_export(iov, &piece, 1) == 1;
+    bool in_place;
     struct nbd_command cmd = {
         .op = NBD_OP_WRITE,
         .offset = offset,
         .bytes = bytes,
-        .buffer = flat ? piece.iov_base : io_buffer_try_alloc(node, bytes),
+        .buffer = one_piece(node, iov, bytes, &in_place),
     };
 
     if (!cmd.buffer) {
         return -ENOMEM;
     }
-    if (flat) {
-        return co_change_fua(node, &cmd, flags);
+    if (!in_place) {
+        iov_to_buf(iov, 0, cmd.buffer, bytes);
     }
-    iov_to_buf(iov, 0, cmd.buffer, bytes);
     int ret = co_change_fua(node, &cmd, flags);
 
-    io_buffer_free(cmd.buffer);
+    if (!in_place) {
+        io_buffer_free(cmd.buffer);
+    }
     return ret;
 }
 
