@@ -85,20 +85,8 @@ bool qapi_decode_bool(struct decoder *d, struct json_object *json, void *slot,
     if (!d->keyval || !is_string(json)) {
         return qapi_fail_type(d, at, "boolean");
     }
-    static const char *const on[] = {"on", "yes", "true", "y"};
-    static const char *const off[] = {"off", "no", "false", "n"};
-    const char *text = json_object_get_string(json);
-    for (size_t i = 0; i < G_N_ELEMENTS(on); i++) {
-        if (!strcmp(text, on[i])) {
-            *value = true;
-            return true;
-        }
-        if (!strcmp(text, off[i])) {
-            *value = false;
-            return true;
-        }
-    }
-    return qapi_fail_expects(d, at, "'on' or 'off'");
+    return keyval_bool(json_object_get_string(json), value) ||
+           qapi_fail_expects(d, at, "'on' or 'off'");
 }
 
 static const char *int_name(const struct qapi_type *type)

@@ -69,10 +69,22 @@ GPtrArray *keyval_split(const char *text, const char *implied_key,
             kv->value = take_value(&s);
         } else {
             kv->value = g_strdup("on");
+            kv->bare = true;
             s += *s == ',';
         }
     }
     return g_steal_pointer(&out);
+}
+
+void keyval_negate(struct keyval *kv)
+{
+    if (kv->bare && g_str_has_prefix(kv->key, "no")) {
+        char *key = g_strdup(kv->key + strlen("no"));
+        g_free(kv->key);
+        g_free(kv->value);
+        kv->key = key;
+        kv->value = g_strdup("off");
+    }
 }
 
 /* The power of two that a suffix stands for, or -1. */
@@ -170,6 +182,35 @@ bool keyval_parse_size(const char *name, const char *text, uint64_t *bytes,
                      "2^64\nOptional suffix k, M, G, T, P or E means kilo-, "
                      "mega-, giga-, tera-, peta-\nand exabytes, respectively.",
                      name);
+}
+
+bool keyval_take_number(const struct keyval *kv, uint64_t *out, GError **error)
+{
+    char *end;
+
+    errno = 0;
+    *out = g_ascii_strtoull(kv->value, &end, 0);
+    if (errno == ERANGE) {
+        return error_set(error, "Value '%s' is too large for parameter '%s'",
+                         kv->value, kv->key);
+    }
+    return (*kv->value && !*end) ||
+           error_set(error, "Parameter '%s' expects a number", kv->key);
+}
+
+bool keyval_bool(const char *text, bool *on)
+{
+    static const char *const yes[] = {"on", "yes", "true", "y", NULL};
+    static const char *const no[] = {"off", "no", "false", "n", NULL};
+
+    *on = g_strv_contains(yes, text);
+    return *on || g_strv_contains(no, text);
+}
+
+bool keyval_take_bool(const struct keyval *kv, bool *on, GError **error)
+{
+    return keyval_bool(kv->value, on) ||
+           error_set(error, "Parameter '%s' expects 'on' or 'off'", kv->key);
 }
 
 char *keyval_quote(const char *text)
