@@ -31,8 +31,5 @@ struct open_defaults node_child_defaults(bool parent_is_filter,
 struct node *co_open_filename(const char *filename, const char *format,
                               const struct open_defaults *defaults,
                               struct node *opened_for, GError **error);
-/* node->backing_filename as the name of a file, relative to node's own. NULL
- * and *error if there is nothing that it could be relative to. */
-char *node_full_backing_filename(const struct node *node, GError **error);
 
 #endif

@@ -200,23 +200,38 @@ struct blockdev_options *qapi_blockdev_options_decode(struct json_object *tree,
                : NULL;
 }
 
+struct json_object *qapi_options_json_tree(const char *text, GError **error)
+{
+    GError *why = NULL;
+    struct json_object *json = qapi_json_parse(text, strlen(text), &why);
+
+    if (!json) {
+        g_propagate_prefixed_error(error, why,
+                                   "Could not parse the JSON options: ");
+        return NULL;
+    }
+    struct json_object *tree = NULL;
+    if (json_object_is_type(json, json_type_object)) {
+        tree = expand(json, error);
+    } else {
+        error_set(error, "Invalid JSON object given");
+    }
+    json_object_put(json);
+    return tree;
+}
+
 /* The text after "json:". */
 static void *parse_json_name(const struct qapi_type *type, const char *text,
                              GError **error)
 {
-    struct json_object *json = parse_object(text, error);
-    if (!json) {
-        g_prefix_error(error, "Could not parse the JSON options: ");
-        return NULL;
-    }
-    struct json_object *tree = expand(json, error);
+    struct json_object *tree = qapi_options_json_tree(text, error);
     void *value = NULL;
+
     if (tree && type == &qapi_type_blockdev_options) {
         value = qapi_blockdev_options_decode(tree, error);
     } else if (tree) {
         value = qapi_decode_keyval(type, tree, error);
     }
-    json_object_put(json);
     json_object_put(tree);
     return value;
 }
@@ -271,14 +286,19 @@ static struct blockdev_options *file_options(const char *path)
     return options;
 }
 
-/* A path without a protocol may be one of a device. */
+enum blockdev_driver qapi_driver_of_path(const char *path)
+{
+    struct stat st;
+
+    return stat(path, &st) == 0 && (S_ISBLK(st.st_mode) || S_ISCHR(st.st_mode))
+               ? BLOCKDEV_DRIVER_HOST_DEVICE
+               : BLOCKDEV_DRIVER_FILE;
+}
+
 static struct blockdev_options *path_options(const char *path)
 {
     struct blockdev_options *options = file_options(path);
-    struct stat st;
-    if (stat(path, &st) == 0 && (S_ISBLK(st.st_mode) || S_ISCHR(st.st_mode))) {
-        options->driver = BLOCKDEV_DRIVER_HOST_DEVICE;
-    }
+    options->driver = qapi_driver_of_path(path);
     return options;
 }
 
@@ -296,6 +316,12 @@ static struct blockdev_options *from_filename(const char *filename,
     }
     if (g_str_has_prefix(filename, "file:")) {
         return file_options(filename + strlen("file:"));
+    }
+    if (g_str_has_prefix(filename, "null-co:") &&
+        strcmp(filename, "null-co://") != 0) {
+        error_set(error, "The only allowed filename for this driver is "
+                         "'null-co://'");
+        return NULL;
     }
     if (!strcmp(filename, "null-co://")) {
         struct blockdev_options *options = g_new0(struct blockdev_options, 1);
@@ -321,8 +347,7 @@ static struct blockdev_options *blkdebug_options(const char *text,
 {
     const char *image = strchr(text, ':');
     if (!image || depth == QAPI_MAX_DEPTH) {
-        error_set(error,
-                  "blkdebug requires 'blkdebug:path/to/config:image/file'");
+        error_set(error, "blkdebug requires both config file and image path");
         return NULL;
     }
     qapi_auto(blockdev_options) child =

@@ -126,6 +126,9 @@ struct open_defaults {
     bool check;
 };
 
+/* node->backing_filename as the name of a file, relative to node's own. NULL
+ * and *error if there is nothing that it could be relative to. */
+char *node_full_backing_filename(const struct node *node, GError **error);
 /* Changes the options of open nodes, which their node-names pick, all at once
  * or not at all: read-only and cache settings, discard, detect-zeroes, file and
  * backing references, and what their drivers can change. Options that are left

@@ -38,6 +38,10 @@ struct blockdev_options *qapi_blockdev_options_parse(const char *text,
 bool qapi_options_put(struct json_object *tree, const char *key,
                       struct json_object *value, GError **error);
 
+/* The tree of a "json:" name, whose text stands behind the colon; the caller
+ * owns it. */
+struct json_object *qapi_options_json_tree(const char *text, GError **error);
+
 /* Reads such a tree, or one from a "json:" name, as a node. A child may be just
  * a file name ("file.filename=x"): its protocol is what the name says. Options
  * of old ("host", "port" and "path" of nbd) are understood. */
@@ -56,6 +60,8 @@ bool qapi_blockdev_options_complete(struct json_object *tree, GError **error);
  * is the caller's business. */
 struct blockdev_options *qapi_blockdev_from_filename(const char *filename,
                                                      GError **error);
+/* The driver of a path without a protocol: that of files, or of devices. */
+enum blockdev_driver qapi_driver_of_path(const char *path);
 /* True if a file name begins with "word:", so that it must not be joined to a
  * directory; "./a:b" does not. */
 bool qapi_filename_has_protocol(const char *filename);

@@ -70,6 +70,49 @@ dd | dd if=top | dd of=o | dd if=missing of=o | dd if=top of=o bs=x
 dd if=top of=o foo=1 | dd if=top of=o count=x | dd if=top of=o bs=0
 nonsense
 """
+# What --image-opts, and a name that is JSON, leave out, and get wrong.
+TREES = """
+file.filename=base | file.filename=r | file.driver=file,file.filename=base
+file.filename=missing | file.filename= | file.driver=null-co | base | file=base
+driver=file | filename=base | read-only=on | driver= | driver=raw
+driver=raw,file.driver= | driver=qcow2,file.foo=base,foo=bar | driver=throttle
+driver=raw,file.filename=null-co:// | driver=raw,file.filename=file:r
+driver=blkdebug,image.file.filename=base | driver=copy-on-read
+file.filename=top,backing= | file.filename=top,backing.driver=raw
+driver=qcow2,file.filename=top,backing.node-name=b
+driver=qcow2,file.filename=top,backing.l2-cache-size=1M
+driver=qcow2,file.filename=top,backing.file.filename=base
+driver=qcow2,file.filename=top,backing.file.filename=r
+driver=qcow2,file.filename=top,backing.file.foo=x
+driver=qcow2,file.filename=top,backing.driver=foo
+driver=raw,file.filename=r,backing.driver=qcow2
+file.filename=base,format=qcow2 | driver=qcow2,file.filename=base,aio=native
+driver=qcow2,file.filename=base,discard=on
+driver=qcow2,file.filename=base,discard=x
+driver=qcow2,file.filename=base,lazy-refcounts
+driver=qcow2,file.filename=base,nolazy-refcounts
+driver=qcow2,file.filename=base,l2-cache-size=x
+driver=qcow2,file.filename=base,l2-cache-size=-1
+driver=qcow2,file.filename=base,cache-clean-interval=x
+driver=qcow2,file.filename=base,detect-zeroes=x
+driver=qcow2,file.filename=base,file.locking=x
+driver=qcow2,file.filename=base,file.cache.direct=x
+driver=qcow2,file.filename=base,overlap-check=foo
+driver=qcow2,file.filename=base,overlap-check=none,overlap-check.main-header=on
+driver=qcow2,file.filename=base,overlap-check=none,overlap-check.template=all
+driver=qcow2,file.filename=base,overlap-check.foo=on
+driver=nbd,server.type=foo | driver=nbd,server.path=x | driver=nbd,server=x
+json:{} | json:[] | json:{"driver":"foo"} | json:{"driver":"qcow2"}
+json:{"file.filename":"top","backing":null} | json:{"file":{"filename":"top"}}
+json:{"driver":"qcow2","file.filename":"base","foo":"bar"}
+json:{"driver":"raw","file.filename":"r","offset":true}
+json:{"driver":"qcow2","file.filename":"top","backing":{}}
+"""
+FORMATS = """
+-f raw json:{"driver":"qcow2","file.filename":"base"} | -f file base | -f nbd r
+-f file json:{"driver":"qcow2","file.filename":"base"} | -f null-co r
+-f host_device r | -f file null-co:// | -f throttle r | -f qcow2 ''
+"""
 
 
 def commands(text):
@@ -125,3 +168,11 @@ def test_an_image_that_could_not_be_made_leaves_no_file(images, monkeypatch):
         for directory in images.dirs.values():
             assert not (directory / "o").exists()
             assert not (directory / "d").exists()
+
+
+def test_options_that_are_left_out(images):
+    for (words,) in commands(TREES):
+        how = [] if words.startswith("json:") else ["--image-opts"]
+        images.same("map", *how, words)
+    for words in commands(FORMATS):
+        images.same("map", *words)

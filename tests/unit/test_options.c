@@ -278,7 +278,7 @@ static void protocols_are_known_or_refused_by_name(void **state)
           "\"filename\":\"a.img\"}}");
     check(filename("blkdebug:rules:foo:bar"), "!Unknown protocol 'foo'");
     check(filename("blkdebug:rules"),
-          "!blkdebug requires 'blkdebug:path/to/config:image/file'");
+          "!blkdebug requires both config file and image path");
     assert_true(qapi_filename_has_protocol("json:{}"));
     assert_false(qapi_filename_has_protocol("./json:{}"));
     assert_false(qapi_filename_has_protocol(""));

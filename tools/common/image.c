@@ -10,7 +10,9 @@
 
 #include "qapi/codec.h"
 #include "qapi/options.h"
+#include "tools/common/image_tree.h"
 #include "tools/common/layers.h"
+#include "tools/common/options.h"
 #include "util/error.h"
 #include "util/keyval.h"
 
@@ -19,18 +21,52 @@
 struct described {
     const char *file, *format, *aio;
     const struct cache_mode *cache;
+    bool no_backing;
     bool probed;              /* it looks like nothing: raw */
     struct json_object *tree; /* all else */
 };
+
+static bool put_text(struct json_object *tree, const char *key,
+                     const char *value, GError **error)
+{
+    return qapi_options_put(tree, key, json_object_new_string(value), error);
+}
 
 static bool put_discard(struct json_object *tree, const char *value,
                         GError **error)
 {
     const char *mode = discard_mode_find(value);
 
-    return mode ? qapi_options_put(tree, "discard",
-                                   json_object_new_string(mode), error)
+    return mode ? put_text(tree, "discard", mode, error)
                 : error_set(error, "Invalid discard option");
+}
+
+/* The short form of an option that has members is one of them. */
+static bool put_option(struct json_object *tree, const char *key,
+                       const char *value, GError **error)
+{
+    static const char whole[] = "overlap-check";
+    static const char member[] = "overlap-check.template";
+    struct json_object *checks, *old;
+    bool short_form = !strcmp(key, whole);
+
+    if (!strcmp(key, "discard")) {
+        return put_discard(tree, value, error);
+    }
+    if (!short_form && strcmp(key, member) != 0) {
+        return put_text(tree, key, value, error);
+    }
+    if (json_object_object_get_ex(tree, whole, &checks) &&
+        json_object_object_get_ex(checks, "template", &old) &&
+        strcmp(json_object_get_string(old), value) != 0) {
+        const char *was = json_object_get_string(old);
+        return error_set(error,
+                         "Conflicting values for qcow2 options '%s' ('%s') "
+                         "and '%s' ('%s')",
+                         whole, short_form ? value : was, member,
+                         short_form ? was : value);
+    }
+    return put_text(tree, member, value, error);
 }
 
 static bool take_pair(struct described *d, const struct keyval *pair,
@@ -51,11 +87,8 @@ static bool take_pair(struct described *d, const struct keyval *pair,
         if (!d->cache) {
             return error_set(error, "invalid cache option");
         }
-    } else if (!strcmp(pair->key, "discard")) {
-        return put_discard(d->tree, pair->value, error);
     } else {
-        return qapi_options_put(d->tree, pair->key,
-                                json_object_new_string(pair->value), error);
+        return put_option(d->tree, pair->key, pair->value, error);
     }
     return true;
 }
@@ -71,56 +104,80 @@ static bool put_bool(struct json_object *tree, const char *key, bool value)
     return qapi_options_put(tree, key, json_object_new_boolean(value), NULL);
 }
 
-/* The format of file, whose options may be changed by those below "file". */
-static bool co_find_format(struct described *d,
-                           const struct blockdev_options *file,
-                           const char **format, GError **error)
+/* What tree already says counts more than from, which this takes over. */
+static bool put_below(struct json_object *tree, struct json_object *from)
 {
-    enum blockdev_driver driver;
-    if (!g_strcmp0(*format, "") || !*format) {
-        if (!co_node_probe(file, &driver, error)) {
-            return false;
+    json_object_object_foreach(from, key, value)
+    {
+        if (!json_object_object_get_ex(tree, key, NULL)) {
+            json_object_object_add(tree, key, json_object_get(value));
         }
-        *format = blockdev_driver_str(driver);
-        d->probed = driver == BLOCKDEV_DRIVER_RAW;
     }
-    return block_driver_find(*format) ||
-           error_set(error, "Unknown driver '%s'", *format);
+    json_object_put(from);
+    return true;
+}
+
+/* A file for a driver that has none below it. */
+static bool put_protocol(struct described *d, GError **error)
+{
+    static const struct {
+        const char *driver, *refusal;
+    } strict[] = {
+        {"nbd", "File name string for NBD must start with 'nbd:'"},
+        {"null-co", "The only allowed filename for this driver is "
+                    "'null-co://'"},
+        {"null-aio", "The only allowed filename for this driver is "
+                     "'null-aio://'"},
+    };
+    for (size_t i = 0; i < G_N_ELEMENTS(strict); i++) {
+        if (!strcmp(strict[i].driver, d->format)) {
+            return error_set(error, "%s", strict[i].refusal);
+        }
+    }
+    const char *path = d->file;
+    if (g_str_has_prefix(path, "file:")) {
+        path += strlen("file:");
+    }
+    if (!strcmp(d->format, "blkdebug")) {
+        return put_text(d->tree, "image.filename", path, error);
+    }
+    if (!strcmp(d->format, "file") || !strcmp(d->format, "host_device")) {
+        return put_text(d->tree, "filename", path, error);
+    }
+    /* Its driver will say what it misses. */
+    return true;
 }
 
 /* Puts the named file into the tree: as the node itself, or below it. */
-static bool co_put_file(struct described *d, GError **error)
+static bool put_file(struct described *d, GError **error)
 {
+    if (d->format && !block_driver_find(d->format)) {
+        return error_set(error, "Unknown driver '%s'", d->format);
+    }
+    if (g_str_has_prefix(d->file, "json:")) {
+        struct json_object *tree =
+            qapi_options_json_tree(d->file + strlen("json:"), error);
+        return tree && put_below(d->tree, tree);
+    }
     qapi_auto(blockdev_options) file =
         qapi_blockdev_from_filename(d->file, error);
-    if (!file) {
+    const char *protocol = file ? blockdev_driver_str(file->driver) : NULL;
+    if (!file || (!*d->file && !put_text(d->tree, "driver", "file", error))) {
         return false;
     }
-    const char *protocol = blockdev_driver_str(file->driver);
-    if (!d->format && (block_driver_has_file(protocol) ||
-                       g_str_has_prefix(d->file, "json:"))) {
-        d->format = protocol; /* the name says it all */
-    } else if (!co_find_format(d, file, &d->format, error)) {
-        return false;
-    }
-    struct json_object *tree = qapi_encode(&qapi_type_blockdev_options, file);
-    if (!strcmp(protocol, d->format)) {
-        json_object_object_foreach(tree, key, value)
-        {
-            struct json_object *old;
-            if (!json_object_object_get_ex(d->tree, key, &old)) {
-                json_object_object_add(d->tree, key, json_object_get(value));
-            }
-        }
-        json_object_put(tree);
+    if (!*d->file) {
         return true;
     }
-    if (!block_driver_has_file(d->format)) {
-        json_object_put(tree);
-        return error_set(error, "Driver '%s' cannot be used for a %s image",
-                         d->format, protocol);
+    struct json_object *tree = NULL;
+    if (!d->format || block_driver_has_file(d->format)) {
+        tree = qapi_encode(&qapi_type_blockdev_options, file);
+        return qapi_options_put(d->tree, "file", tree, error);
     }
-    return qapi_options_put(d->tree, "file", tree, error);
+    if (!strcmp(protocol, d->format)) {
+        tree = qapi_encode(&qapi_type_blockdev_options, file);
+        return put_below(d->tree, tree);
+    }
+    return put_protocol(d, error);
 }
 
 /* Where the data is in the end, by the options. */
@@ -147,7 +204,7 @@ static bool put_aio(struct described *d, GError **error)
         strcmp(json_object_get_string(driver), "file")) {
         return true; /* of no meaning elsewhere, as it always was */
     }
-    return qapi_options_put(file, "aio", json_object_new_string(d->aio), error);
+    return put_text(file, "aio", d->aio, error);
 }
 
 static bool co_describe(struct described *d, const GPtrArray *pairs,
@@ -158,103 +215,19 @@ static bool co_describe(struct described *d, const GPtrArray *pairs,
             return false;
         }
     }
-    if (d->file && *d->file && !co_put_file(d, error)) {
+    if (d->file && !put_file(d, error)) {
         return false;
     }
-    if (!d->format) {
-        return error_set(error, "Must specify either driver or file");
-    }
-    if (!block_driver_find(d->format)) {
-        return error_set(error, "Unknown driver '%s'", d->format);
-    }
-    struct json_object *file;
-    if (block_driver_has_file(d->format) &&
-        !json_object_object_get_ex(d->tree, "file", &file)) {
-        return error_set(error,
-                         "A block device must be specified for \"file\"");
+    if (d->format && (!d->file || *d->file) &&
+        !put_text(d->tree, "driver", d->format, error)) {
+        return false;
     }
     if (d->cache) {
         put_bool(d->tree, "cache.direct", d->cache->direct);
         put_bool(d->tree, "cache.no-flush", d->cache->no_flush);
     }
-    return qapi_options_put(d->tree, "driver",
-                            json_object_new_string(d->format), error) &&
+    return co_image_tree_complete(d->tree, d->no_backing, &d->probed, error) &&
            put_aio(d, error);
-}
-
-/* ---- options that no driver knows ---- */
-
-static const struct qapi_member *find_member(const struct qapi_type *type,
-                                             const char *name)
-{
-    for (uint32_t i = 0; type && i < type->n; i++) {
-        if (!strcmp(type->members[i].name, name)) {
-            return &type->members[i];
-        }
-    }
-    return NULL;
-}
-
-/* "a.b" for the first thing that is said below a. */
-static char *first_path(const char *key, struct json_object *value)
-{
-    GString *path = g_string_new(key);
-
-    while (json_object_is_type(value, json_type_object) &&
-           json_object_object_length(value)) {
-        struct json_object_iterator it = json_object_iter_begin(value);
-
-        g_string_append_printf(path, ".%s", json_object_iter_peek_name(&it));
-        value = json_object_iter_peek_value(&it);
-    }
-    return g_string_free(path, FALSE);
-}
-
-static bool refuse_option(const char *driver, const char *key,
-                          struct json_object *value, GError **error)
-{
-    g_autofree char *path = first_path(key, value);
-    const struct block_driver *d = block_driver_find(driver);
-    bool format = d && d->kind != DRIVER_PROTOCOL && strcmp(driver, "blkdebug");
-
-    return format ? error_set(error,
-                              "Block format '%s' does not support the option "
-                              "'%s'",
-                              driver, path)
-                  : error_set(error,
-                              "Block protocol '%s' doesn't support the option "
-                              "'%s'",
-                              driver, path);
-}
-
-/* False if the tree, or one of a child in it, holds what its driver does not
- * know. Other faults are the decoder's business. */
-static bool check_known(struct json_object *tree, GError **error)
-{
-    const struct qapi_type *type = &qapi_type_blockdev_options;
-    struct json_object *name;
-    enum blockdev_driver driver;
-
-    if (!json_object_object_get_ex(tree, "driver", &name) ||
-        !blockdev_driver_parse(json_object_get_string(name), &driver)) {
-        return true;
-    }
-    json_object_object_foreach(tree, key, value)
-    {
-        const struct qapi_member *m = find_member(type, key);
-
-        m = m ? m : find_member(type->branches[driver], key);
-        if (!m) {
-            return refuse_option(blockdev_driver_str(driver), key, value,
-                                 error);
-        }
-        if (m->type == &qapi_type_blockdev_ref &&
-            json_object_is_type(value, json_type_object) &&
-            !check_known(value, error)) {
-            return false;
-        }
-    }
-    return true;
 }
 
 /* The schema's decoder takes it for null. */
@@ -270,18 +243,25 @@ static void warn_of_empty_backing(struct json_object *tree)
     }
 }
 
+static struct blockdev_options *co_options(struct described *d,
+                                           const GPtrArray *pairs,
+                                           GError **error)
+{
+    if (!co_describe(d, pairs, error) ||
+        !qapi_blockdev_options_complete(d->tree, error) ||
+        !image_tree_check(d->tree, error)) {
+        return NULL;
+    }
+    warn_of_empty_backing(d->tree);
+    return qapi_blockdev_options_decode(d->tree, error);
+}
+
 struct blockdev_options *co_image_options(const GPtrArray *pairs, bool *probed,
                                           bool *writethrough, GError **error)
 {
     struct described d = {.tree = json_object_new_object()};
-    struct blockdev_options *options = NULL;
+    struct blockdev_options *options = co_options(&d, pairs, error);
 
-    if (co_describe(&d, pairs, error) &&
-        qapi_blockdev_options_complete(d.tree, error) &&
-        check_known(d.tree, error)) {
-        warn_of_empty_backing(d.tree);
-        options = qapi_blockdev_options_decode(d.tree, error);
-    }
     *writethrough = d.cache && d.cache->writethrough;
     *probed = d.probed;
     json_object_put(d.tree);
@@ -307,22 +287,15 @@ static void add_pair(GPtrArray *pairs, const char *key, const char *value)
     }
 }
 
-static bool has_key(const GPtrArray *pairs, const char *key)
+/* What the program's own options say, unless tree says it already. */
+static GPtrArray *program_options(const struct image_open *how,
+                                  struct json_object *tree)
 {
-    for (guint i = 0; i < pairs->len; i++) {
-        if (!strcmp(((struct keyval *)pairs->pdata[i])->key, key)) {
-            return true;
-        }
-    }
-    return false;
-}
-
-/* What the program's own options say, unless the list says it already. */
-static void add_program_options(GPtrArray *pairs, const struct image_open *how)
-{
+    GPtrArray *pairs = g_ptr_array_new_with_free_func(pair_free);
     const struct {
         const char *key, *value;
     } own[] = {
+        {"file", how->image_opts ? NULL : how->filename},
         {"format", how->image_opts ? NULL : how->format},
         {"cache", how->cache},
         {"aio", how->aio},
@@ -332,37 +305,47 @@ static void add_program_options(GPtrArray *pairs, const struct image_open *how)
         {"force-share", how->force_share ? "on" : NULL},
     };
     for (size_t i = 0; i < G_N_ELEMENTS(own); i++) {
-        if (!has_key(pairs, own[i].key)) {
+        if (!json_object_object_get_ex(tree, own[i].key, NULL) ||
+            !strcmp(own[i].key, "cache")) {
             add_pair(pairs, own[i].key, own[i].value);
         }
     }
+    return pairs;
+}
+
+/* --image-opts; a word alone names a node. */
+static bool take_image_opts(const char *text, struct json_object *tree,
+                            GError **error)
+{
+    g_autoptr(GPtrArray) pairs = tool_split_image_opts(text, "file", error);
+    bool ok = pairs != NULL;
+
+    for (guint i = 0; ok && i < pairs->len; i++) {
+        const struct keyval *pair = pairs->pdata[i];
+        ok = put_option(tree, pair->key, pair->value, error);
+    }
+    return ok;
 }
 
 struct node *co_image_open(const struct image_open *how, bool *writethrough,
                            GError **error)
 {
+    struct described d = {.tree = json_object_new_object(),
+                          .no_backing = how->no_backing};
     g_autoptr(GPtrArray) pairs = NULL;
-    bool ignored, probed = false;
+    qapi_auto(blockdev_options) options = NULL;
 
-    if (!how->image_opts && !*how->filename) {
-        error_set(error, "The 'file' block driver requires a file name");
-        return NULL;
+    if (!how->image_opts || take_image_opts(how->filename, d.tree, error)) {
+        pairs = program_options(how, d.tree);
+        options = co_options(&d, pairs, error);
     }
-    if (how->image_opts) {
-        pairs = keyval_split(how->filename, "file", error);
-        if (!pairs) {
-            return NULL;
-        }
-    } else {
-        pairs = g_ptr_array_new_with_free_func(pair_free);
-        add_pair(pairs, "file", how->filename);
+    json_object_put(d.tree);
+    if (writethrough) {
+        *writethrough = d.cache && d.cache->writethrough;
     }
-    add_program_options(pairs, how);
-    qapi_auto(blockdev_options) options = co_image_options(
-        pairs, &probed, writethrough ? writethrough : &ignored, error);
     const struct open_defaults defaults = {.no_backing = how->no_backing,
                                            .no_data = how->no_data,
-                                           .probed = probed,
+                                           .probed = d.probed,
                                            .check = how->check};
     struct node *node =
         options ? co_node_open_with(options, &defaults, error) : NULL;

@@ -131,6 +131,24 @@ void tool_options_help(const struct tool_option *rows)
     }
 }
 
+GPtrArray *tool_split_image_opts(const char *text, const char *implied_key,
+                                 GError **error)
+{
+    GPtrArray *pairs = keyval_split(text, implied_key, error);
+
+    for (guint i = 0; pairs && i < pairs->len; i++) {
+        struct keyval *kv = pairs->pdata[i];
+        if (kv->bare) {
+            g_autofree char *word = g_strdup(kv->key);
+            keyval_negate(kv);
+            g_warning("short-form boolean option '%s' deprecated\n"
+                      "Please use %s=%s instead",
+                      word, kv->key, kv->value);
+        }
+    }
+    return pairs;
+}
+
 static void warn_of_event(const char *name)
 {
     if (*name && *name != '#' && !strpbrk(name, "*?")) {

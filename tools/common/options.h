@@ -53,6 +53,11 @@ int tool_options(int argc, char **argv, const struct tool_option *rows,
 /* Prints a line for each option that has help. */
 void tool_options_help(const struct tool_option *rows);
 
+/* The pairs of --image-opts; implied_key is for a first word alone. Of other
+ * words alone it is said that they are out of date. */
+GPtrArray *tool_split_image_opts(const char *text, const char *implied_key,
+                                 GError **error);
+
 /* For `take`: -T [[enable=]PATTERN][,events=FILE][,file=FILE]. There are no
  * trace events: says so for each that is named. */
 bool tool_take_trace(const char *argument, void *opaque, int *status);
