@@ -32,7 +32,11 @@ o 1M | -q o 1M | o 1.5K | o 1kb | o 1x | o -1 | o 9E | o |  | -f nonsense o 1M
 -F qcow2 -b json:{"driver":"qcow2","file.filename":"base"} o
 -b json:{"driver":"raw","file":{"driver":"file","filename":"z"}} -F raw o
 -o data_file=a,,b o 1M
-o 1b | o 1 M | o 0x1000 | o 1e3 | o 1. | o .5M | o 1.5.5M
+-o nolazy_refcounts o 1M | -o lazy_refcounts=yes o 1M | -o '' o 1M | -o , o 1M
+-o size=1M, o | -o ,size=1M o | -o cluster_size= o 1M | -o cluster_size=-1 o 1M
+-o refcount_bits=-1 o 1M | -o refcount_bits=x o 1M | -o lazy_refcounts=1 o 1M
+-o refcount_bits=99999999999999999999 o 1M | -f raw -o nocow o 1M
+-o nocow=yes o 1M | o 1b | o 1 M | o 0x1000 | o 1e3 | o 1. | o .5M | o 1.5.5M
 """
 LOOK = """
 info base | info -f raw base | info -f nonsense base | info --output=json top
@@ -61,6 +65,10 @@ measure -O qcow2 -o cluster_size=4k --size 1G | measure -U -O qcow2 top
 measure -O qcow2 -o foo=1 --size 1G | measure -f qcow2 -O qcow2 top
 measure -O qcow2 -o preallocation=full --size 1G
 measure -O raw -o preallocation=full --size 1G
+measure -O qcow2 -o data_file=x --size 1G | measure -O qcow2 -o '' top
+convert -O qcow2 -o '' top o | convert -O qcow2 -o size=1M, top o
+convert --bitmaps -O qcow2 top top o | amend -o size=x top
+amend -o '' top | amend -o size=1M, top | amend -o refcount_bits=-1 top
 amend top | amend -o foo=1 top | amend -o cluster_size=4k top
 amend -o help | amend -o size=1M | amend -o size=1M top top
 amend -f raw -o help | amend -f raw -o help top | amend -f nonsense -o help top

@@ -78,11 +78,11 @@ static int print_options(const struct amend *o)
 
 static int amend_run(int argc, char **argv)
 {
-    g_autoptr(GPtrArray) strings = g_ptr_array_new();
+    g_autoptr(GPtrArray) strings = g_ptr_array_new_with_free_func(g_free);
     struct amend o = {.how = {.writable = true, .resize = true}};
     const struct tool_option rows[] = {
         {'f', NULL, .text = &o.how.format},
-        {'o', NULL, .list = strings},
+        {'o', NULL, .take = img_take_create_options, .opaque = strings},
         {'t', NULL, .text = &o.how.cache},
         {'p', NULL, .flag = &o.progress},
         {'q', NULL, .flag = &o.quiet},

@@ -318,6 +318,10 @@ static bool take_words(struct convert *c, const struct image_open *from, int n)
         tool_error("No support for concatenating multiple snapshot");
         return false;
     }
+    if (c->bitmaps && c->sources > 1) {
+        tool_error("Copying bitmaps only possible with single source");
+        return false;
+    }
     return true;
 }
 
@@ -354,7 +358,7 @@ static int convert_run(int argc, char **argv)
                         .sparse = -1};
     struct image_open from = {.steady = true};
     int64_t rate = 0;
-    g_autoptr(GPtrArray) options = g_ptr_array_new();
+    g_autoptr(GPtrArray) options = g_ptr_array_new_with_free_func(g_free);
     bool progress = false, any_order;
     const struct tool_option rows[] = {
         {'c', NULL, .flag = &c.compressed},
@@ -363,7 +367,7 @@ static int convert_run(int argc, char **argv)
         {'O', NULL, .text = &c.format},
         {'B', NULL, .text = &c.backing_file},
         {'F', NULL, .text = &c.backing_format},
-        {'o', NULL, .list = options},
+        {'o', NULL, .take = img_take_create_options, .opaque = options},
         {'l', NULL, .take = img_take_snapshot, .opaque = &from},
         {'m', NULL, .take = take_tasks, .opaque = &c.pool.limit},
         {'r', NULL, .size = &rate, .what = "rate limit"},

@@ -169,13 +169,14 @@ static int create_run(int argc, char **argv)
     g_autoptr(GError) error = NULL;
     g_autoptr(GString) extra = g_string_new(NULL);
     struct create c = {.format = "raw", .params = {.size = -1}, .extra = extra};
-    g_autoptr(GPtrArray) option_strings = g_ptr_array_new();
+    g_autoptr(GPtrArray) option_strings =
+        g_ptr_array_new_with_free_func(g_free);
     const struct tool_option rows[] = {
         {'f', NULL, .text = &c.format},
         {'F', NULL, .text = &c.params.backing_format},
         {'b', NULL, .text = &c.params.backing_file},
         {'u', NULL, .flag = &c.unsafe},
-        {'o', NULL, .list = option_strings},
+        {'o', NULL, .take = img_take_create_options, .opaque = option_strings},
         {'q', NULL, .flag = &c.quiet},
         {0, "object", .take = tool_take_object},
         {0},

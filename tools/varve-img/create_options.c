@@ -158,6 +158,34 @@ int img_print_amend_options(const char *format)
     return 0;
 }
 
+/* The list with a value for every key. */
+static char *spell_out(const GPtrArray *pairs)
+{
+    GString *text = g_string_new(NULL);
+
+    for (unsigned i = 0; i < pairs->len; i++) {
+        struct keyval *kv = g_ptr_array_index(pairs, i);
+        keyval_negate(kv);
+        g_autofree char *quoted = keyval_quote(kv->value);
+        g_string_append_printf(text, "%s%s=%s", i ? "," : "", kv->key, quoted);
+    }
+    return g_string_free(text, FALSE);
+}
+
+bool img_take_create_options(const char *argument, void *strings, int *status)
+{
+    size_t n = strlen(argument);
+    g_autoptr(GPtrArray) pairs = keyval_split(argument, NULL, NULL);
+
+    /* Lists are joined by a comma, so a loose one would change its meaning. */
+    if (!n || argument[0] == ',' || argument[n - 1] == ',') {
+        tool_error("Invalid option list: %s", argument);
+        return false;
+    }
+    g_ptr_array_add(strings, pairs ? spell_out(pairs) : g_strdup(argument));
+    return true;
+}
+
 bool img_is_help(const GPtrArray *texts)
 {
     for (unsigned i = 0; i < texts->len; i++) {
@@ -186,20 +214,16 @@ char *img_join_options(GPtrArray *texts)
 static bool check_value(const struct keyval *kv, enum value_type type,
                         GError **error)
 {
-    uint64_t bytes;
-    char *end;
+    uint64_t number;
+    bool on;
 
     switch (type) {
     case BOOL:
-        return !strcmp(kv->value, "on") || !strcmp(kv->value, "off") ||
-               error_set(error, "Parameter '%s' expects 'on' or 'off'",
-                         kv->key);
+        return keyval_take_bool(kv, &on, error);
     case SIZE:
-        return keyval_parse_size(kv->key, kv->value, &bytes, error);
+        return keyval_parse_size(kv->key, kv->value, &number, error);
     case NUMBER:
-        g_ascii_strtoull(kv->value, &end, 0);
-        return (*kv->value && !*end) ||
-               error_set(error, "Parameter '%s' expects a number", kv->key);
+        return keyval_take_number(kv, &number, error);
     case TEXT:
         break;
     }

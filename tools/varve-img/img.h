@@ -90,6 +90,9 @@ int64_t img_zero_run(const uint8_t *buf, int64_t bytes, int64_t step,
 /* ---- options of new images (create_options.c) ---- */
 
 bool img_has_create_options(const char *format);
+/* For `take`: -o; opaque: an array, with g_free(), of such lists, in which
+ * every name gets a value. */
+bool img_take_create_options(const char *argument, void *strings, int *status);
 /* Whether one of the texts behind -o asks for it: "help", "size=1G,help". */
 bool img_is_help(const GPtrArray *texts);
 /* Several -o are one list. Caller frees. */

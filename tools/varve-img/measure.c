@@ -89,13 +89,13 @@ static bool check_format(const struct measure *o)
 
 static int measure_run(int argc, char **argv)
 {
-    g_autoptr(GPtrArray) extras = g_ptr_array_new();
+    g_autoptr(GPtrArray) extras = g_ptr_array_new_with_free_func(g_free);
     struct measure o = {.format = "raw", .params.size = -1};
     const struct tool_option rows[] = {
         {'f', NULL, .text = &o.how.format},
         {'l', NULL, .take = img_take_snapshot, .opaque = &o.how},
         {'O', NULL, .text = &o.format},
-        {'o', NULL, .list = extras},
+        {'o', NULL, .take = img_take_create_options, .opaque = extras},
         {'U', "force-share", .flag = &o.how.force_share},
         {0, "image-opts", .flag = &o.how.image_opts},
         {0, "object", .take = tool_take_object},

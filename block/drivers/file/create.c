@@ -160,8 +160,7 @@ static bool take_no_preallocation(struct create_work *w, const char *value)
 
 static bool take_nocow(struct create_work *w, const char *value)
 {
-    w->nocow = !g_strcmp0(value, "on");
-    return w->nocow || !g_strcmp0(value, "off") ||
+    return keyval_bool(value, &w->nocow) ||
            error_set(w->error, "Parameter 'nocow' expects 'on' or 'off'");
 }
 

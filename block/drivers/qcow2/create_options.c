@@ -115,11 +115,7 @@ bool co_qcow2_create(const struct blockdev_create_options *options,
 
 static bool parse_bool(const struct keyval *kv, void *out, GError **error)
 {
-    bool *value = out;
-
-    *value = !strcmp(kv->value, "on");
-    return *value || !strcmp(kv->value, "off") ||
-           error_set(error, "Parameter '%s' expects 'on' or 'off'", kv->key);
+    return keyval_take_bool(kv, out, error);
 }
 
 static bool parse_enum(const struct keyval *kv, const struct qapi_type *type,
@@ -154,6 +150,11 @@ static bool parse_compression(const struct keyval *kv, void *out,
 static bool parse_size(const struct keyval *kv, void *out, GError **error)
 {
     return keyval_parse_size(kv->key, kv->value, out, error);
+}
+
+static bool parse_number(const struct keyval *kv, void *out, GError **error)
+{
+    return keyval_take_number(kv, out, error);
 }
 
 static bool parse_text(const struct keyval *kv, void *out, GError **error)
@@ -208,7 +209,7 @@ static const struct option {
     {"nocow", parse_text, offsetof(struct image_spec, nocow)},
     {"preallocation", parse_preallocation,
      offsetof(struct image_spec, preallocation)},
-    {"refcount_bits", parse_size, offsetof(struct image_spec, refcount_bits)},
+    {"refcount_bits", parse_number, offsetof(struct image_spec, refcount_bits)},
     {"size", parse_size, offsetof(struct image_spec, size)},
 };
 

@@ -77,6 +77,8 @@ bool co_qcow2_measure(const struct create_params *params, struct node *source,
                  spec.preallocation == PREALLOC_MODE_FULL;
     /* What says nothing about the size may be as it likes. */
     spec.backing_file = spec.backing_format = NULL;
+    spec.data_file_name = NULL;
+    spec.data_file_raw = false;
     spec.lazy_refcounts = false;
     spec.compression = QCOW2_COMPRESSION_TYPE_ZLIB;
     spec.preallocation = PREALLOC_MODE_FULL;
