@@ -51,7 +51,8 @@ bool qcow2_check_spec(const struct image_spec *q, GError **error)
         {!is_power_of_2(q->refcount_bits) || q->refcount_bits > 64,
          "Refcount width must be a power of two and may not exceed 64 bits"},
         {old && q->refcount_bits != 16,
-         "Different refcount widths than 16 bits require compatibility" V3},
+         "Different refcount widths than 16 bits require compatibility level "
+         "1.1 or above (use version=v3 or greater)"},
         {old && q->lazy_refcounts,
          "Lazy refcounts only supported with compatibility" V3},
         {old && q->compression != QCOW2_COMPRESSION_TYPE_ZLIB,
