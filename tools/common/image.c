@@ -215,6 +215,10 @@ static bool co_describe(struct described *d, const GPtrArray *pairs,
             return false;
         }
     }
+    struct json_object *driver;
+    if (!d->format && json_object_object_get_ex(d->tree, "driver", &driver)) {
+        d->format = json_object_get_string(driver);
+    }
     if (d->file && !put_file(d, error)) {
         return false;
     }
@@ -335,7 +339,8 @@ struct node *co_image_open(const struct image_open *how, bool *writethrough,
     g_autoptr(GPtrArray) pairs = NULL;
     qapi_auto(blockdev_options) options = NULL;
 
-    if (!how->image_opts || take_image_opts(how->filename, d.tree, error)) {
+    const char *list = how->image_opts ? how->filename : how->options;
+    if (!list || take_image_opts(list, d.tree, error)) {
         pairs = program_options(how, d.tree);
         options = co_options(&d, pairs, error);
     }

@@ -35,9 +35,10 @@ struct image_open {
     bool check;      /* as it is, however damaged; see struct open_defaults */
     bool steady;     /* nobody else may write to it meanwhile */
     bool image_opts; /* filename is a list of options */
-    bool no_backing; /* whatever the image names stays closed */
-    bool no_data;    /* so does its data file */
-    bool snapshot;   /* what is written goes to a file that vanishes */
+    const char *options; /* such a list beside the filename, or NULL */
+    bool no_backing;     /* whatever the image names stays closed */
+    bool no_data;        /* so does its data file */
+    bool snapshot;       /* what is written goes to a file that vanishes */
     bool copy_on_read;
 };
 /* The caller owns the reference. writethrough may be NULL. Suspends. */

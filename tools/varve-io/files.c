@@ -13,7 +13,6 @@
 #include "block/graph.h"
 #include "block/types.h"
 #include "util/error.h"
-#include "util/keyval.h"
 
 bool co_file_open(struct io_session *s, const struct image_open *how)
 {
@@ -106,8 +105,6 @@ static bool co_open(struct io_session *s, const struct io_args *args)
         .snapshot = args->given['s'],
         .copy_on_read = args->given['C'],
     };
-    g_autofree char *list = NULL;
-
     const struct io_file *file = s->opaque;
 
     if (args->n > 1) {
@@ -116,14 +113,11 @@ static bool co_open(struct io_session *s, const struct io_args *args)
     if (args->given['n']) {
         how.cache = "none";
     }
-    how.image_opts = args->n == 0 || args->given['o'] || file->image_opts;
-    how.filename = args->n ? args->word[0] : "";
-    if (args->given['o']) {
-        g_autofree char *name = args->n ? keyval_quote(how.filename) : NULL;
-        list =
-            g_strconcat(args->option['o'], name ? ",file=" : NULL, name, NULL);
-        how.filename = list;
-    }
+    how.image_opts = args->n == 0 || file->image_opts;
+    how.filename = args->n            ? args->word[0]
+                   : args->given['o'] ? args->option['o']
+                                      : "";
+    how.options = args->option['o'];
     return co_file_open(s, &how);
 }
 
