@@ -267,11 +267,13 @@ static void co_resize(struct life *l)
 static void co_amend(struct life *l)
 {
     static const char *const options[] = {
-        "refcount_bits=64",   "refcount_bits=8",   "refcount_bits=16",
-        "lazy_refcounts=off", "lazy_refcounts=on", "compat=0.10",
+        "compat=0.10",      "refcount_bits=64",   "refcount_bits=8",
+        "refcount_bits=16", "lazy_refcounts=off", "lazy_refcounts=on",
         "compat=1.1"};
-    struct amend_request request = {.text =
-                                        options[any(l, G_N_ELEMENTS(options))]};
+    /* An old image has no use for bitmaps, whose clusters leak. */
+    unsigned first = LIST_EMPTY(&l->node->bitmaps) ? 0 : 1;
+    struct amend_request request = {
+        .text = options[first + any(l, G_N_ELEMENTS(options) - first)]};
 
     /* What does not fit the image is refused, and changes nothing. */
     (void)l->node->driver->co_amend(l->node, &request, NULL);
