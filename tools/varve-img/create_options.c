@@ -109,7 +109,7 @@ static int by_name(const void *a, const void *b)
 static void print_options(const struct create_option *o, size_t n,
                           bool amendable, bool of_file)
 {
-    const struct create_option *sorted[G_N_ELEMENTS(qcow2_options)];
+    const struct create_option *sorted[G_N_ELEMENTS(qcow2_options)] = {0};
     size_t shown = 0;
 
     for (size_t i = 0; i < n; i++) {
