@@ -42,9 +42,7 @@ void co_tracked_wait(struct tracked_request *req)
         /* A request that starts another one on its own node would wait for
          * itself for ever. */
         assert(r->co != req->co);
-        req->waiting_for = r;
         co_queue_wait(&r->waiters);
-        req->waiting_for = NULL;
     }
 }
 

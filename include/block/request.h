@@ -103,7 +103,6 @@ struct tracked_request {
     bool is_write;
     bool serialising;
     struct coroutine *co;
-    struct tracked_request *waiting_for; /* avoids waiting in circles */
     struct co_queue waiters;
     TAILQ_ENTRY(tracked_request) link;
 };
