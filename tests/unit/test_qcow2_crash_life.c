@@ -535,6 +535,8 @@ static const struct shape shapes[] = {
     {"'cluster-size': 16384, 'extended-l2': true, 'compression-type': 'zstd'",
      "", 2 << 20, 16384},
     {"'cluster-size': 65536", ",pass-discard-other=on", 2 << 20, 65536},
+    {"'cluster-size': 4096", ",discard-no-unref=on,pass-discard-request=on",
+     1 << 20, 4096},
     {"'cluster-size': 4096, 'data-file': 'data'", "", 1 << 20, 0},
     {"'cluster-size': 65536, 'extended-l2': true, 'data-file': 'data', "
      "'data-file-raw': true",

@@ -28,6 +28,9 @@ static const struct shape shapes[] = {
      "", 4 << 20, 0},
     {"'cluster-size': 1024, 'refcount-bits': 8",
      ",l2-cache-entry-size=512,cache-size=4096", (1 << 20) + 512, 0},
+    {"'cluster-size': 4096", ",discard-no-unref=on", (1 << 20) + 512, 0},
+    {"'cluster-size': 16384, 'extended-l2': true",
+     ",discard-no-unref=on,pass-discard-request=on", 4 << 20, 0},
 };
 
 static void co_every_shape(void *opaque)
@@ -40,6 +43,57 @@ static void co_every_shape(void *opaque)
 static void random_requests_match_the_model(void **state)
 {
     in_fake_loop(co_every_shape);
+}
+
+/* ---- discards ------------------------------------------------------------ */
+
+static void co_keep_places(void *opaque)
+{
+    struct node *file = co_mem_disk("disk");
+    uint8_t data[4096], zeroes[4096] = {0}, seen[4096];
+    GError *error = NULL;
+
+    memset(data, 7, sizeof(data));
+    co_make("disk", 1 << 20, "'cluster-size': 4096");
+    struct node *node =
+        co_open("driver=qcow2,file=disk,discard=unmap,discard-no-unref=on");
+    for (int64_t at = 0; at < 1 << 20; at += 4096) {
+        assert_int_equal(co_node_pwrite(node, at, data, 4096, 0), 0);
+    }
+    assert_int_equal(co_node_flush(node), 0);
+    int64_t l2 = get_be(file, get_be(file, 40, 8), 8) & INT64_MAX & ~511;
+    uint64_t first = get_be(file, l2, 8), second = get_be(file, l2 + 8, 8);
+    int64_t place = first & INT64_MAX & ~511, length = file->length;
+
+    assert_int_equal(co_node_pdiscard(node, 0, 4096), 0);
+    assert_int_equal(co_node_pwrite_zeroes(node, 4096, 4096, REQ_MAY_UNMAP), 0);
+    assert_int_equal(co_node_flush(node), 0);
+    assert_int_equal(get_be(file, l2, 8), first | 1);
+    assert_int_equal(get_be(file, l2 + 8, 8), second | 1);
+    assert_int_equal(co_node_pread(node, 0, seen, 4096, 0), 0);
+    assert_memory_equal(seen, zeroes, 4096);
+
+    assert_int_equal(co_node_pwrite(node, 0, data, 4096, 0), 0);
+    assert_int_equal(co_node_flush(node), 0);
+    assert_int_equal(get_be(file, l2, 8), first);
+    assert_int_equal(file->length, length);
+    assert_memory_equal(mem_disk_of(file)->data + place, data, 4096);
+    co_node_unref(node);
+    co_check(file, false);
+
+    co_make("disk", 1 << 20, "'version': 'v2'");
+    assert_null(
+        co_try_open(&error, "driver=qcow2,file=disk,discard-no-unref=on"));
+    assert_string_equal(error->message, "discard-no-unref is only supported "
+                                        "since qcow2 version 3");
+    g_error_free(error);
+    co_node_unref(file);
+}
+
+static void discarded_clusters_keep_their_place_if_that_is_asked_for(
+    void **state)
+{
+    in_fake_loop(co_keep_places);
 }
 
 /* ---- failures ------------------------------------------------------------ */
@@ -214,6 +268,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(random_requests_match_the_model),
+        cmocka_unit_test(
+            discarded_clusters_keep_their_place_if_that_is_asked_for),
         cmocka_unit_test(failures_leave_the_node_usable_and_nothing_leaked),
         cmocka_unit_test(overlays_show_the_base_where_they_have_nothing),
         cmocka_unit_test(overlapping_requests_never_show_data_of_another_place),

@@ -169,6 +169,10 @@ bool qcow2_check_options(const struct qcow2 *s,
         return error_set(error, "Lazy refcounts require a qcow2 image with at "
                                 "least qemu 1.1 compatibility level");
     }
+    if (o->discard_no_unref && s->version < 3) {
+        return error_set(error, "discard-no-unref is only supported since "
+                                "qcow2 version 3");
+    }
     if (clean_interval(o) < 0 || clean_interval(o) > UINT_MAX) {
         return error_set(error, "Cache clean interval too big");
     }
@@ -190,6 +194,7 @@ bool qcow2_apply_options(struct qcow2 *s,
         !o->has_pass_discard_snapshot || o->pass_discard_snapshot;
     s->discard_passed[FREE_OTHER] =
         o->has_pass_discard_other && o->pass_discard_other;
+    s->discard_no_unref = o->has_discard_no_unref && o->discard_no_unref;
     s->lazy = (o->has_lazy_refcounts
                    ? o->lazy_refcounts
                    : s->header.compatible & QCOW2_COMPAT_LAZY_REFCOUNTS) &&

@@ -121,6 +121,7 @@ struct qcow2 {
     GArray *frees[4]; /* struct free_run, by enum free_stage */
     bool applying_frees;
     bool discard_passed[FREE_KINDS];
+    bool discard_no_unref; /* discarded clusters keep their place */
 
     /* see lazy.c */
     bool lazy;    /* refcounts may lag behind */

@@ -12,10 +12,19 @@
 #include "util/error.h"
 
 static const char *const qcow2_mutable_options[] = {
-    "lazy-refcounts",       "pass-discard-request", "pass-discard-snapshot",
-    "pass-discard-other",   "overlap-check",        "cache-size",
-    "l2-cache-size",        "l2-cache-entry-size",  "refcount-cache-size",
-    "cache-clean-interval", "compress-effort",      NULL,
+    "lazy-refcounts",
+    "pass-discard-request",
+    "pass-discard-snapshot",
+    "pass-discard-other",
+    "discard-no-unref",
+    "overlap-check",
+    "cache-size",
+    "l2-cache-size",
+    "l2-cache-entry-size",
+    "refcount-cache-size",
+    "cache-clean-interval",
+    "compress-effort",
+    NULL,
 };
 
 /* Nothing is in memory only, and nothing on disk waits for more. */

@@ -4,7 +4,8 @@
  *
  * The entries of a slice change in one step without suspension, after no
  * allocation in flight touches them; clusters that lose their reference are
- * freed later (free.c). Runs on the node's loop.
+ * freed later (free.c). With discard-no-unref they keep it, and only their
+ * content goes. Runs on the node's loop.
  */
 #include "block/drivers/qcow2/qcow2.h"
 
@@ -41,8 +42,17 @@ static void store_words(const struct qcow2 *s, uint64_t *at, struct words w)
     }
 }
 
+/* Whether the entry that becomes zeroes keeps its place. A cluster that others
+ * use, too, is of no use to it. */
+static bool keeps_place(const struct qcow2 *s, enum change change,
+                        const struct mapping *m)
+{
+    return m->type != CLUSTER_COMPRESSED &&
+           (change == CHANGE_ZERO || (s->discard_no_unref && m->copied));
+}
+
 /* mask: the subclusters that change. */
-static bool new_subclusters(enum change change, bool compressed,
+static bool new_subclusters(enum change change, bool compressed, bool keep,
                             const struct words *old, uint32_t mask,
                             struct words *next)
 {
@@ -50,7 +60,6 @@ static bool new_subclusters(enum change change, bool compressed,
         return false;
     }
     if (mask == UINT32_MAX) {
-        bool keep = change == CHANGE_ZERO && !compressed;
         *next = (struct words){keep ? old->entry : 0, QCOW2_BITMAP_ZEROES};
         return true;
     }
@@ -80,11 +89,11 @@ static bool new_words(const struct qcow2 *s, enum change change,
         next->entry = 0;
         return change != CHANGE_ZERO_NEW && !backing;
     }
-    bool compressed = m.type == CLUSTER_COMPRESSED;
+    bool keep = keeps_place(s, change, &m);
     if (s->extended) {
-        return new_subclusters(change, compressed, old, mask, next);
+        return new_subclusters(change, m.type == CLUSTER_COMPRESSED, keep, old,
+                               mask, next);
     }
-    bool keep = change == CHANGE_ZERO && !compressed;
     next->entry = keep ? old->entry | QCOW2_ZERO : QCOW2_ZERO;
     return change != CHANGE_ZERO_NEW || m.type == CLUSTER_UNALLOCATED ||
            m.type == CLUSTER_ZERO_PLAIN;
@@ -237,15 +246,46 @@ static int co_change_in_slice(struct qcow2 *s, int64_t offset, int64_t end,
     return change_entries(s, slice, offset, offset + *n, change);
 }
 
+/* Gives the storage of the clusters back that keep their place, and are still
+ * zeroes. What it becomes must read as zeroes: until the entries are stable,
+ * the old ones may come back. Writes wait meanwhile. */
+static void co_empty_places(struct qcow2 *s, int64_t offset, int64_t end)
+{
+    struct allocation a = {.offset = align_down(offset, s->cluster_size),
+                           .end = align_up(end, s->cluster_size)};
+    struct mapping m;
+
+    while (co_qcow2_wait_allocation(s, a.offset, a.end - a.offset)) {
+    }
+    qcow2_allocation_begin(s, &a);
+    for (int64_t at = offset; at < end; at += m.bytes) {
+        if (co_qcow2_map(s, at, end - at, &m, MAP_READ) < 0) {
+            break;
+        }
+        if (m.type == CLUSTER_ZERO_ALLOC && m.copied) {
+            /* A hint; if it fails, the space stays taken. */
+            (void)co_node_pwrite_zeroes(qcow2_file(s), m.host, m.bytes,
+                                        REQ_MAY_UNMAP | REQ_NO_FALLBACK);
+        }
+    }
+    qcow2_allocation_end(s, &a);
+}
+
 static int co_change(struct qcow2 *s, int64_t offset, int64_t bytes,
                      enum change change)
 {
+    bool empty = s->discard_no_unref && s->discard_passed[FREE_REQUEST] &&
+                 !s->external &&
+                 (change == CHANGE_DISCARD || change == CHANGE_ZERO_UNMAP);
     int64_t end = offset + bytes;
     int ret = s->broken ? -EIO : 0;
 
     while (ret == 0 && offset < end) {
         int64_t n;
         ret = co_change_in_slice(s, offset, end, change, &n);
+        if (ret == 0 && empty) {
+            co_empty_places(s, offset, offset + n);
+        }
         offset += n;
     }
     if (s->frees[FREE_PENDING]->len > PENDING_MAX) {
