@@ -307,6 +307,11 @@ bool co_node_change_backing(struct node *node, const char *file,
     if (!node->driver->co_change_backing) {
         return error_set(error, "%s", g_strerror(ENOTSUP));
     }
+    /* What was copied from the old one must not be missing beside the new. */
+    int ret = co_node_flush(node);
+    if (ret < 0) {
+        return error_set_errno(error, ret, "Could not flush '%s'", node->name);
+    }
     if (!file || !*file) {
         return node->driver->co_change_backing(node, NULL, NULL, error);
     }

@@ -172,7 +172,8 @@ bool co_node_open_backing(struct node *node,
                           const struct blockdev_ref_or_null *ref,
                           GError **error);
 /* Stores another backing file in the image that node is, NULL or "" for none;
- * which node is behind it does not change. Suspends. */
+ * which node is behind it does not change. The node is flushed first. Suspends.
+ */
 bool co_node_change_backing(struct node *node, const char *file,
                             const char *format, GError **error);
 /* Drops what the layer holds; 0 or -errno, -ENOTSUP if it cannot. Suspends. */

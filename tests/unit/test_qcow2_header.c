@@ -224,6 +224,39 @@ static void the_size_of_no_backing_name_does_not_matter(void **state)
     in_fake_loop(co_size_without_name);
 }
 
+/* ---- another backing file ------------------------------------------------ */
+
+/* What was copied into the image is there when the new name is. */
+static void co_name_last(void *opaque)
+{
+    struct node *base = co_open("driver=null-co,size=1M,node-name=base");
+    struct node *file = co_image("");
+    struct node *now = co_mem_disk("now");
+    struct node *node = co_open_disk();
+    uint8_t data[512] = {7}, seen[512];
+
+    assert_int_equal(co_node_pwrite(node, 0, data, 512, 0), 0);
+    assert_true(co_node_change_backing(node, "other.raw", "raw", NULL));
+    /* As if it was killed. */
+    assert_int_equal(
+        co_node_pwrite(now, 0, mem_disk_of(file)->data, file->length, 0), 0);
+    struct node *left = co_open("driver=qcow2,file=now,backing=base,"
+                                "read-only=on");
+    assert_string_equal(left->backing_filename, "other.raw");
+    assert_int_equal(co_node_pread(left, 0, seen, 512, 0), 0);
+    assert_memory_equal(seen, data, 512);
+    co_node_unref(left);
+    co_node_unref(now);
+    co_node_unref(node);
+    co_node_unref(file);
+    co_node_unref(base);
+}
+
+static void a_new_backing_name_comes_after_the_data(void **state)
+{
+    in_fake_loop(co_name_last);
+}
+
 /* ---- no room ------------------------------------------------------------- */
 
 static void co_full(void *opaque)
@@ -263,6 +296,7 @@ int main(void)
         cmocka_unit_test(what_is_unknown_comes_through_every_rewrite),
         cmocka_unit_test(a_cut_rewrite_leaves_the_old_header_or_the_new_one),
         cmocka_unit_test(the_size_of_no_backing_name_does_not_matter),
+        cmocka_unit_test(a_new_backing_name_comes_after_the_data),
         cmocka_unit_test(what_does_not_fit_changes_nothing),
     };
 
