@@ -187,19 +187,28 @@ class Varved(Daemon):
 
 class Qemu(Daemon):
     """QEMU's programs lose, once in some hundred times under load, all or part of
-    what comes right after the greeting: asks until it is understood."""
+    what comes right after the greeting, or hang up then: asks until it is
+    understood."""
 
     def connect(self, socket=0, negotiate=True, oob=False, **kw):
         for _ in range(8):
             session = super().connect(socket, negotiate=False, **kw)
-            if self.understands(session):
-                if negotiate:
-                    session.command("qmp_capabilities", **(
-                        {"enable": ["oob"]} if oob else {}))
+            if self.understands(session) and (
+                    not negotiate or self.negotiates(session, oob)):
                 return session
             self.sessions.remove(session)
             session.close()
         raise AssertionError(f"{self.name} does not understand")
+
+    @staticmethod
+    def negotiates(session, oob):
+        """False if it hangs up."""
+        try:
+            session.command("qmp_capabilities",
+                            **({"enable": ["oob"]} if oob else {}))
+        except ConnectionError:
+            return False
+        return True
 
     @staticmethod
     def understands(session):
